@@ -1,0 +1,1 @@
+"""lanterne: train one neural network over a fleet of unequal devices without waiting for the slowest."""

@@ -1,0 +1,214 @@
+"""SALF: Lang, Cohen, Shlezinger, "Stragglers-Aware Low-Latency Synchronous Federated Learning via Layer-Wise Model Updates",
+arXiv 2403.18375.
+
+At the deadline T a straggler stops its backward pass and sends the layers that it has reached; each layer is averaged over
+those who reached it. S_l are the clients that reached layer l, p_l the probability that nobody does.
+
+    paper:  w'_l = w_l + 1/(1 - p_l) * mean_{u in S_l} delta_u,l            w'_l = w_l if S_l is empty, under every rule
+    cond:   w'_l = w_l + mean_{u in S_l} delta_u,l
+    code:   w'_l = w_l + (1/U) sum_{u in S_l} delta_u,l                     (what the authors' code does)
+    ht:     w'_l = w_l + sum_{u in S_l} alpha_u delta_u,l / q_u,l           (Horvitz-Thompson; q_u,l: u's chance to reach l)
+
+The first is the authors' `1/(1 - p) (mean w_u - p w)` written in deltas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field, SkipValidation
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from lanterne.errors import ConfigError
+from lanterne.learn import Task, Update, budgeted_sgd, coverage_sum
+from lanterne.models import LayerStack, reached
+from lanterne.protocol import All, Cohort, Deadline, Handler, Inbox, Local, Pass, Program, Reply, Request, exchange, usable
+
+
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+class State:
+    """The global weights, the rounds so far, and what was seen of who reaches what.
+
+    `empty` counts, per block, the rounds in which nobody reached it; `history` holds, per client, how often it was invited
+    and then, per block, how often it reached it; `capped` counts the corrections that the cap has cut.
+    """
+
+    w: SkipValidation[Tensor]
+    round: int = 0
+    empty: tuple[int, ...] = ()
+    history: Mapping[int, tuple[int, ...]] = Field(default_factory=dict)
+    capped: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+class Salf:
+    """Layer-wise aggregation of truncated backward passes. Without a deadline it is FedAvg, bit for bit."""
+
+    stack: SkipValidation[LayerStack]
+    lr: Annotated[float, Field(gt=0, description="eta_t, step size of local SGD")] = 0.1
+    local_steps: Annotated[int, Field(ge=1, description="batches per client and round; the paper analyses 1")] = 1
+    momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD; the authors' code has 0.5, kept")] = 0.0
+    keep_momentum: Annotated[bool, Field(description="keep the velocity on the client; unreached blocks keep theirs")] = False
+    cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default, as in the paper")] = None
+    weights: Annotated[Literal["samples", "equal"], Field(description="alpha_u; equal in the paper, whose shards are equal")] = "samples"
+    deadline: Annotated[float, Field(gt=0, description="T_t, seconds after the invitation")] = math.inf
+    rule: Annotated[Literal["paper", "cond", "code", "ht"], Field(description="how layers are averaged")] = "paper"
+    p: Annotated[
+        Literal["auto", "clock", "empirical", "zero"],
+        Field(description="p_l and q_u,l: from the clock model, from the rounds so far, or 0 and 1; auto: the first that exists"),
+    ] = "auto"
+    factor_cap: Annotated[float, Field(ge=1, description="c_max, the most that 1/(1 - p) and 1/q may be")] = 10.0
+    shrinkage: Annotated[float, Field(ge=0, le=1, description="0: mean over S_l; 1: divide by all, as `code` does")] = 0.0
+    by_steps: Annotated[bool, Field(description="scale each layer's delta to the full number of local steps")] = False
+    upload: Annotated[Literal["inside", "after"], Field(description="whether the upload has to end by the deadline too")] = "inside"
+
+    traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up", "reached": "scalar_up"}
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """The client's half."""
+        return {"train": self.train}
+
+    def train(self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Local steps until the budget ends; the layers that moved go back, and how many backward passes of blocks were done."""
+        w, blocks = inbox["w"], len(task.stack)
+        after, m, done = budgeted_sgd(task, w, local.x, local.y, self.lr, local.budget, self.momentum, state.get("m"))
+        if self.keep_momentum and self.momentum and m is None:
+            m = torch.zeros_like(w)
+        start = task.stack.edges[max(blocks - done, 0)]
+        sent = {"delta": after[start:] - w[start:], "reached": torch.tensor(done)}
+        return {"m": m} if self.keep_momentum and m is not None else {}, sent
+
+    def init(self, w: Tensor) -> State:
+        """The state before the first round."""
+        return State(w, empty=(0,) * len(self.stack))
+
+    def round(self, state: State, cohort: Cohort) -> Program[State]:
+        """Invite, hear from everyone by the deadline, average every layer over those who reached it."""
+        n, k = len(self.stack), self.local_steps
+        requests = [
+            Request(
+                client,
+                "train",
+                {"w": state.w},
+                batches=range(state.round * k, (state.round + 1) * k),
+                passes=[Pass("forward", 0, n), Pass("backward", 0, n)] * k,
+                deadline=self.deadline,
+                stop="arrive" if self.upload == "inside" else "compute",
+            )
+            for client in cohort.sample(self.cohort, cohort.key)
+        ]
+        p, q = self._empty_chance(state, cohort, requests), self._inclusion(state, cohort, requests)
+        until = Deadline(self.deadline) if self.upload == "inside" else All()
+        replies = usable((yield from exchange(requests, until, late="cancel")))
+        counts = {r.request.to: self._steps(int(r["reached"])) for r in replies}
+        weight = {q.to: self._weight(cohort, q.to) for q in requests}
+        w, capped = self._aggregate(state, replies, counts, weight, p, q)
+        return self._remember(replace(state, w=w, round=state.round + 1, capped=state.capped + capped), requests, counts)
+
+    def evaluated(self, state: State) -> Tensor:
+        """The global weights."""
+        return state.w
+
+    # ------------------------------------------------------------------ aggregation
+    def _steps(self, done: int) -> list[int]:
+        """Per block, in how many local steps its backward pass was done."""
+        whole, depth = divmod(done, len(self.stack))
+        return [whole + (b >= len(self.stack) - depth) for b in range(len(self.stack))]
+
+    def _aggregate(
+        self,
+        state: State,
+        replies: Sequence[Reply],
+        counts: Mapping[object, list[int]],
+        weight: Mapping[object, float],
+        p: Sequence[float],
+        q: Mapping[object, Sequence[float]],
+    ) -> tuple[Tensor, int]:
+        """The next weights, and how many corrections were capped."""
+        capped, updates = 0, []
+        for r in replies:
+            steps, delta = counts[r.request.to], r["delta"]
+            depth = sum(s > 0 for s in steps)
+            if not depth:
+                continue
+            blocks = range(len(self.stack) - depth, len(self.stack))
+            scale = [self.local_steps / steps[b] if self.by_steps else 1.0 for b in blocks]
+            if self.rule == "ht":
+                capped += sum(q[r.request.to][b] < 1.0 / self.factor_cap for b in blocks)
+                scale = [s / max(q[r.request.to][b], 1.0 / self.factor_cap) for s, b in zip(scale, blocks, strict=True)]
+            if any(s != 1.0 for s in scale):
+                delta = delta * self._spread(scale, state.w, blocks.start)
+            updates.append(Update(reached(self.stack, depth), delta, weight[r.request.to]))
+        total, cover = coverage_sum(state.w, updates)
+        uncovered, everybody = cover == 0, sum(weight.values())
+        if self.rule in ("code", "ht"):
+            return torch.where(uncovered, state.w, state.w + total / everybody), capped
+        factors = [min(1.0 / (1.0 - x) if x < 1.0 else math.inf, self.factor_cap) for x in p]
+        capped += sum(f == self.factor_cap and x < 1.0 for f, x in zip(factors, p, strict=True))
+        factor: Tensor | float = self._spread(factors, state.w) if any(f != 1.0 for f in factors) else 1.0
+        if self.shrinkage:
+            factor = factor * ((1.0 - self.shrinkage) + self.shrinkage * cover / everybody)
+        moved = state.w + factor * total / cover.masked_fill(uncovered, 1.0)
+        return torch.where(uncovered, state.w, moved), capped
+
+    def _spread(self, per_block: Sequence[float], like: Tensor, first: int = 0) -> Tensor:
+        """One number per block, repeated for each of its parameters."""
+        edges = self.stack.edges
+        sizes = torch.tensor([edges[first + i + 1] - edges[first + i] for i in range(len(per_block))], device=like.device)
+        return torch.tensor(per_block, dtype=like.dtype, device=like.device).repeat_interleave(sizes)
+
+    # ------------------------------------------------------------------ who reaches what
+    def _empty_chance(self, state: State, cohort: Cohort, requests: Sequence[Request]) -> list[float]:
+        """`p_l = prod_u (1 - q_u,l)` from the clock model, else the share of rounds without l, smoothed as Laplace did."""
+        if self.rule != "paper" or self.p == "zero":
+            return [0.0] * len(self.stack)
+        p: list[float] | None = [1.0] * len(self.stack) if self.p != "empirical" else None
+        for request in requests:
+            if p is None or not any(p):
+                break
+            q = self._clock(cohort, request)
+            p = None if q is None else [x * (1.0 - chance) for x, chance in zip(p, q, strict=True)]
+        return [(e + 1) / (state.round + 2) for e in state.empty] if p is None else p
+
+    def _inclusion(self, state: State, cohort: Cohort, requests: Sequence[Request]) -> dict[object, list[float]]:
+        """`q_u,l` for the rule `ht`: from the clock model, else the share of u's rounds, smoothed as Laplace did."""
+        if self.rule != "ht":
+            return {}
+        found: dict[object, list[float]] = {}
+        for request in requests:
+            q = self._clock(cohort, request) if self.p in ("auto", "clock") else None
+            if q is None:
+                invited, *times = state.history.get(request.to, self._none)  # type: ignore[arg-type]
+                q = [1.0 if self.p == "zero" else (t + 1) / (invited + 2) for t in times]
+            found[request.to] = q
+        return found
+
+    def _clock(self, cohort: Cohort, request: Request) -> list[float] | None:
+        """The chance to reach each block at least once: to end its backward unit in the first local step."""
+        units, n = cohort.reach(request), len(self.stack)
+        if units is None and self.p == "clock":
+            raise ConfigError("p = 'clock' needs a clock model of the fleet, and there is none here. Use p = 'empirical'.")
+        return None if units is None else [units[2 * n - 1 - b] for b in range(n)]
+
+    @property
+    def _none(self) -> tuple[int, ...]:
+        return (0,) * (len(self.stack) + 1)
+
+    def _remember(self, state: State, requests: Sequence[Request], counts: Mapping[object, list[int]]) -> State:
+        """Count who reached what in this round."""
+        history = dict(state.history)
+        for q in requests:
+            if isinstance(q.to, int):
+                now = [1, *(int(s > 0) for s in counts.get(q.to, self._none[1:]))]
+                history[q.to] = tuple(b + r for b, r in zip(history.get(q.to, self._none), now, strict=True))
+        seen = [any(c[b] > 0 for c in counts.values()) for b in range(len(self.stack))]
+        return replace(state, history=history, empty=tuple(e + (not s) for e, s in zip(state.empty, seen, strict=True)))
+
+    def _weight(self, cohort: Cohort, client: object) -> float:
+        return float(cohort.facts(client).samples) if self.weights == "samples" and isinstance(client, int) else 1.0

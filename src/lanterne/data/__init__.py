@@ -1,0 +1,9 @@
+"""Data sets, who owns which rows, which rows are read when, and what a model is worth to each owner."""
+
+from lanterne.data.batches import Streams
+from lanterne.data.dataset import Dataset
+from lanterne.data.load import load
+from lanterne.data.measure import client_means, label_shares
+from lanterne.data.partition import check_partition, partition
+
+__all__ = ["Dataset", "Streams", "check_partition", "client_means", "label_shares", "load", "partition"]

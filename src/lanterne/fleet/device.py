@@ -1,0 +1,185 @@
+"""One device: what it can do, how long it is there, and how its speed varies. Numbers only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanterne.errors import FleetError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a request asks of a device: its units, in order, priced in FLOPs.
+
+    Args:
+        flops: FLOPs of each unit, for the whole batch.
+        backward: whether each unit is a block's backward.
+        starts: whether each unit is the first of a batch (which is when a device pays its overhead).
+    """
+
+    flops: tuple[float, ...] = ()
+    backward: tuple[bool, ...] = ()
+    starts: tuple[bool, ...] = ()
+
+    def __len__(self) -> int:
+        """How many units there are."""
+        return len(self.flops)
+
+    @cached_property
+    def total(self) -> float:
+        """FLOPs of all units."""
+        return float(self.cumulative[-1]) if self.flops else 0.0
+
+    @cached_property
+    def cumulative(self) -> Floats:
+        """FLOPs up to the end of each unit."""
+        return np.cumsum(np.asarray(self.flops, dtype=np.float64))
+
+    @cached_property
+    def batches(self) -> Floats:
+        """Batches begun up to each unit."""
+        return np.cumsum(np.asarray(self.starts, dtype=np.float64))
+
+    @cached_property
+    def layers(self) -> NDArray[np.int64]:
+        """Backward units up to each unit."""
+        return np.cumsum(np.asarray(self.backward, dtype=np.int64))
+
+
+class Draw(NamedTuple):
+    """Where a random duration belongs: what it is a function of."""
+
+    seed: int
+    client: int
+    round: int
+    nth: int
+
+
+class Pace(Protocol):
+    """How a device's speed varies from one request to the next."""
+
+    def finished(self, device: Device, work: Work, draw: Draw) -> Floats:
+        """Seconds from the start of the computation to the end of each unit, `[units]`, never decreasing."""
+
+    def expected(self, device: Device, work: Work) -> float:
+        """Mean seconds of all units; there is at least one."""
+
+    def reach(self, device: Device, work: Work, seconds: Floats) -> Floats:
+        """For each unit, the probability that it ends within `seconds` (`[units]`) from the start of the computation."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device's numbers.
+
+    Args:
+        flops: sustained FLOP/s.
+        memory: bytes for training.
+        down: bytes/s towards the device.
+        up: bytes/s from it.
+        latency: seconds, each way.
+        overhead: fixed seconds per batch.
+        dropout: probability that a request is lost in the middle of the work.
+        failure: probability that a request ends in an error.
+        available: the times at which it can be reached, `(from, to)` in seconds, ascending; None is always.
+        period: seconds after which `available` repeats; inf is never.
+        tier: the name of its class.
+        pace: how its speed varies; None is not at all.
+
+    Raises:
+        FleetError: for numbers that no device has.
+    """
+
+    flops: float = 1e9
+    memory: float = math.inf
+    down: float = math.inf
+    up: float = math.inf
+    latency: float = 0.0
+    overhead: float = 0.0
+    dropout: float = 0.0
+    failure: float = 0.0
+    available: tuple[tuple[float, float], ...] | None = None
+    period: float = math.inf
+    tier: str = "device"
+    pace: Pace | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers."""
+        for name in ("flops", "memory", "down", "up"):
+            if not getattr(self, name) > 0:
+                raise FleetError(f"{name} of a device is {getattr(self, name)!r}, but work and bytes take finite time. Give a number above 0.")
+        for name in ("latency", "overhead"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise FleetError(f"{name} of a device is {getattr(self, name)!r} seconds. Give a finite number, 0 or more.")
+        for name in ("dropout", "failure"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FleetError(f"{name} of a device is {getattr(self, name)!r}, but it is a probability. Give a number from 0 to 1.")
+        if not self.period > 0:
+            raise FleetError(f"period of a device is {self.period!r}. Give seconds above 0, or leave it out.")
+        last = 0.0
+        for start, end in self.available or ():
+            if not last <= start < end or (end > self.period):
+                raise FleetError(
+                    f"available of a device holds {start:g}:{end:g}, but its times must ascend, not overlap, and fit its period. Sort them."
+                )
+            last = end
+
+    def online(self, t: float) -> bool:
+        """Whether the device can be reached at `t` seconds."""
+        if self.available is None:
+            return True
+        t = t % self.period if math.isfinite(self.period) else t
+        return any(start <= t < end for start, end in self.available)
+
+    def leaves(self, t: float) -> float:
+        """When a device that is online at `t` goes away; inf if never."""
+        if self.available is None:
+            return math.inf
+        base = t - t % self.period if math.isfinite(self.period) else 0.0
+        end = next(end for start, end in self.available if start <= t - base < end)
+        if base + end >= base + self.period and self.available[0][0] == 0.0:
+            return math.inf if len(self.available) == 1 and end == self.period else base + self.period + self.available[0][1]
+        return base + end
+
+    def returns(self, t: float) -> float:
+        """When the device can be reached next, `t` at the earliest; inf if never again."""
+        if self.online(t):
+            return t
+        base = t - t % self.period if math.isfinite(self.period) else 0.0
+        later = [start for start, _ in self.available or () if base + start >= t]
+        if later:
+            return base + later[0]
+        if math.isfinite(self.period) and self.available:
+            return base + self.period + self.available[0][0]
+        return math.inf
+
+    def finished(self, work: Work, draw: Draw) -> Floats:
+        """Seconds from the start of the computation to the end of each unit."""
+        return self.steady(work) if self.pace is None else self.pace.finished(self, work, draw)
+
+    def expected(self, work: Work) -> float:
+        """Mean seconds of the computation."""
+        if not len(work):
+            return 0.0
+        return float(self.steady(work)[-1]) if self.pace is None else self.pace.expected(self, work)
+
+    def reach(self, work: Work, seconds: Floats) -> Floats:
+        """For each unit, the probability that it ends within so many seconds."""
+        if self.pace is None:
+            return (self.steady(work) <= seconds).astype(np.float64)
+        return self.pace.reach(self, work, seconds)
+
+    def steady(self, work: Work) -> Floats:
+        """The same at full speed: `FLOPs so far / flops + overhead * batches so far`."""
+        return work.cumulative / self.flops + self.overhead * work.batches
+
+
+NUMBERS = tuple(f.name for f in fields(Device) if f.name not in ("available", "tier", "pace"))

@@ -1,0 +1,93 @@
+"""A fleet: its devices, its server, and how soon a lost device is noticed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanterne.errors import FleetError
+from lanterne.fleet.device import Device
+
+
+@dataclass(frozen=True)
+class Server:
+    """What runs the server's half.
+
+    Args:
+        flops: FLOP/s of one machine; inf takes no time.
+        machines: how many machines the replicas share, one request at a time each; None gives each replica its own.
+    """
+
+    flops: float = math.inf
+    machines: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers."""
+        if not self.flops > 0:
+            raise FleetError(f"The server's flops are {self.flops!r}. Give a number above 0, or inf for a server that takes no time.")
+        if self.machines is not None and self.machines < 1:
+            raise FleetError(f"The server has {self.machines} machines. Give 1 or more, or leave it out for one per replica.")
+
+
+class Classes(Sequence[Device]):
+    """Many devices of few kinds: one byte a device, however many there are."""
+
+    def __init__(self, kinds: NDArray[np.uint8], table: Sequence[Device]) -> None:
+        self.kinds, self.table = kinds, tuple(table)
+
+    def __len__(self) -> int:
+        """How many devices there are."""
+        return len(self.kinds)
+
+    def __getitem__(self, client):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        """The device of a client."""
+        return self.table[self.kinds[client]]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All devices, by client number.
+
+    Args:
+        devices: the device of each client.
+        seed: of every random duration and loss.
+        server: what runs the server's half.
+        detection: seconds until a lost device is noticed.
+        rejoin: seconds after which a device that was lost in the middle of its work is back.
+        straggler: the name of the class whose devices are the stragglers, for the default deadline; None if unknown.
+    """
+
+    devices: Sequence[Device]
+    seed: int = 0
+    server: Server = Server()
+    detection: float = 0.0
+    rejoin: float = 0.0
+    straggler: str | None = "straggler"
+
+    def __post_init__(self) -> None:
+        """Refuse an empty fleet and impossible numbers."""
+        if not len(self.devices):
+            raise FleetError("The fleet has no devices. Give it at least one.")
+        for name in ("detection", "rejoin"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise FleetError(f"{name} of the fleet is {getattr(self, name)!r} seconds. Give a finite number, 0 or more.")
+
+    def __len__(self) -> int:
+        """How many clients there are."""
+        return len(self.devices)
+
+    def lane(self, to: int | tuple[str, int]) -> Hashable:
+        """Where a request's time passes: a client is its own lane; which replicas share a machine is the fleet's choice."""
+        if isinstance(to, tuple) and self.server.machines is not None:
+            return ("machine", to[1] % self.server.machines)
+        return to
+
+    @property
+    def always_available(self) -> bool:
+        """Whether no device ever goes away."""
+        table = self.devices.table if isinstance(self.devices, Classes) else self.devices
+        return all(d.available is None for d in table)

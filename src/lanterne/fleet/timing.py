@@ -1,0 +1,110 @@
+"""When a reply arrives and how much of the work it holds: from bytes, FLOPs and the device alone.
+
+`t = latency + down bytes / down + compute + latency + up bytes / up`. All times are counted from the dispatch, so that who is in
+time does not depend on how large the clock has grown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lanterne.fleet.device import Device, Draw, Floats, Work
+
+
+class Job(NamedTuple):
+    """A request as a device sees it.
+
+    Args:
+        down: bytes to the device.
+        work: its units.
+        up: bytes from the device if it stops after so many units; None asks for the whole reply.
+        deadline: seconds after dispatch.
+        stop: whether the reply's arrival has to meet the deadline, or only the end of the computation.
+    """
+
+    down: int
+    work: Work
+    up: Callable[[int | None], int]
+    deadline: float = math.inf
+    stop: str = "arrive"
+
+
+class Timing(NamedTuple):
+    """Seconds after dispatch at which the download, the computation and the upload end, and the units finished (None: all)."""
+
+    downloaded: float
+    computed: float
+    arrived: float
+    units: int | None
+
+
+def timing(device: Device, job: Job, draw: Draw, waited: float = 0.0) -> Timing:
+    """When a device would reply, and with what.
+
+    A device that its deadline interrupts works until it has to send, sends the units that it has finished, and is heard
+    exactly at the deadline.
+
+    Args:
+        device: its numbers.
+        job: what is asked.
+        draw: where its random durations belong.
+        waited: seconds between the dispatch and the moment at which the device could begin.
+    """
+    downloaded = waited + device.latency + job.down / device.down
+    finished = device.finished(job.work, draw)
+    computed = downloaded + (float(finished[-1]) if len(finished) else 0.0)
+    whole = computed + _upload(device, job, None)
+    if (whole if job.stop == "arrive" else computed) <= job.deadline:
+        return Timing(downloaded, computed, whole, None)
+    units = _units_in_time(device, job, downloaded, finished)
+    upload = _upload(device, job, units)
+    if job.stop == "arrive":
+        end = max(job.deadline, waited)
+        return Timing(min(downloaded, end), max(min(downloaded, end), end - upload), end, units)
+    end = max(job.deadline, downloaded)
+    return Timing(downloaded, end, end + upload, units)
+
+
+def reach(device: Device, job: Job) -> Floats:
+    """For each unit of a job, the probability that it is finished by the deadline.
+
+    Args:
+        device: its numbers.
+        job: what is asked.
+
+    Returns:
+        `[units]`, never increasing.
+    """
+    downloaded = device.latency + job.down / device.down
+    n = len(job.work)
+    left = job.deadline - downloaded
+    if job.stop == "arrive":
+        seconds = np.array([left - _upload(device, job, k + 1 if k + 1 < n else None) for k in range(n)])
+    else:
+        seconds = np.full(n, left)
+    return np.minimum.accumulate(device.reach(job.work, seconds)) if n else np.zeros(0)
+
+
+def _upload(device: Device, job: Job, units: int | None) -> float:
+    return device.latency + job.up(units) / device.up
+
+
+def _units_in_time(device: Device, job: Job, downloaded: float, finished: Floats) -> int:
+    """The most units that still arrive in time: both the work and the upload grow with them, so a bisection finds them."""
+
+    def fits(k: int) -> bool:
+        end = downloaded + (float(finished[k - 1]) if k else 0.0)
+        return (end + _upload(device, job, k) if job.stop == "arrive" else end) <= job.deadline
+
+    low, high = 0, max(len(finished) - 1, 0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,118 @@
+"""A task knows the model, the loss, and how gradients are taken where it runs.
+
+The loop executor differentiates leaf views of the flat vector in place, the batched one transforms functions under vmap.
+Handlers ask the task, and the executor that made it has chosen the form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+
+from lanterne.learn.losses import Loss, cross_entropy
+from lanterne.models import LayerStack, ParamView
+from lanterne.tree import flatten
+
+
+@dataclass(frozen=True)
+class Task:
+    """Model and loss, and gradients with respect to flat vectors.
+
+    Args:
+        stack: the model.
+        loss: of the model's output and the labels.
+        functional: True inside a transform such as vmap, where `torch.func` is the only way; it costs 1.7 times as much
+            outside.
+    """
+
+    stack: LayerStack
+    loss: Loss = cross_entropy
+    functional: bool = False
+
+    def predict(self, view: ParamView, w: Tensor, x: Tensor) -> Tensor:
+        """Run the blocks of a view.
+
+        Args:
+            view: which blocks.
+            w: `[view.size]`, their parameters.
+            x: `[batch, ...]`, the input of the first of them.
+
+        Returns:
+            `[batch, ...]`, the output of the last of them.
+        """
+        return self.stack.forward(view.leaves(w), x, view.first, view.last)
+
+    def gradient(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """`d loss(blocks(w, x), y) / dw`, flat.
+
+        Args:
+            view: blocks that end with the model's last.
+            w: `[view.size]`.
+            x: `[batch, ...]`, the input of the view's first block.
+            y: `[batch]`, labels.
+
+        Returns:
+            `[view.size]`.
+        """
+        if self.functional:
+            return grad(lambda v: self.loss(self.predict(view, v, x), y))(w)
+        return flatten(self._gradients(view, self._leaves(view, w), x, y))
+
+    def descend_(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor, lr: float) -> Tensor:
+        """One step of gradient descent, `w - lr * gradient`.
+
+        Outside a transform it is taken in place, so `w` must belong to the caller.
+
+        Returns:
+            `[view.size]`: `w` itself, or a new vector inside a transform.
+        """
+        if self.functional:
+            return torch.sub(w, self.gradient(view, w, x, y), alpha=lr)
+        leaves = self._leaves(view, w)
+        gradients = self._gradients(view, leaves, x, y)
+        with torch.no_grad():
+            torch._foreach_add_([leaf.detach() for leaf in leaves], gradients, alpha=-lr)
+        return w
+
+    def gradient_with_input(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient and `d loss / dx` as well: what a split server does with smashed data.
+
+        Returns:
+            `[view.size]` and a tensor of the shape of `x`.
+        """
+        if self.functional:
+            return grad(lambda v, u: self.loss(self.predict(view, v, u), y), argnums=(0, 1))(w, x)  # type: ignore[no-any-return]
+        leaves, x = self._leaves(view, w), x.detach().requires_grad_()
+        *gradients, dx = self._gradients(view, [*leaves, x], x, y, leaves)
+        return flatten(gradients), dx
+
+    def pullback(self, view: ParamView, w: Tensor, x: Tensor, up: Tensor) -> Tensor:
+        """`up^T d blocks(w, x) / dw`: what a split client does with the gradient that comes down.
+
+        Args:
+            view: which blocks.
+            w: `[view.size]`.
+            x: `[batch, ...]`, their input.
+            up: the gradient of the loss with respect to their output.
+
+        Returns:
+            `[view.size]`.
+        """
+        if self.functional:
+            return vjp(lambda v: self.predict(view, v, x), w)[1](up)[0]  # type: ignore[no-any-return]
+        leaves = self._leaves(view, w)
+        output = self.stack.forward(leaves, x, view.first, view.last)
+        return flatten(torch.autograd.grad(output, leaves, up))
+
+    def _leaves(self, view: ParamView, w: Tensor) -> list[Tensor]:
+        return [leaf.requires_grad_() for leaf in view.leaves(w.detach())]
+
+    def _gradients(
+        self, view: ParamView, wanted: list[Tensor], x: Tensor, y: Tensor, leaves: list[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        leaves = wanted if leaves is None else leaves
+        loss = self.loss(self.stack.forward(leaves, x, view.first, view.last), y)
+        return torch.autograd.grad(loss, wanted)

@@ -1,0 +1,8 @@
+"""What is trained: stacks of named blocks, views of their flat parameters, and their costs."""
+
+from lanterne.models.cost import BlockCost, block_costs, describe
+from lanterne.models.initial import initial_weights
+from lanterne.models.stack import LayerStack
+from lanterne.models.view import ParamView, full, prefix, reached, suffix
+
+__all__ = ["BlockCost", "LayerStack", "ParamView", "block_costs", "describe", "full", "initial_weights", "prefix", "reached", "suffix"]

@@ -1,0 +1,163 @@
+"""A model as an ordered list of named blocks over one flat vector of parameters."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from lanterne.errors import ModelError
+from lanterne.models.validate import check_modules
+from lanterne.models.view import ParamView
+from lanterne.tree import Shape, flatten
+
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+class LayerStack:
+    """An `nn.Sequential` as it is, read as an ordered list of named blocks; names never change.
+
+    A child with parameters opens a block and gives it its name. A child without parameters (an activation, a pooling) and
+    a normalisation join the block before them, so that a block is what a paper calls a layer. A residual network is a
+    Sequential whose children are its residual blocks.
+
+    The parameters of all blocks, in order, are one flat vector `w`; block `i` is `w[edges[i]:edges[i+1]]`. The stack
+    itself holds no weights that matter: whoever calls it brings them.
+
+    Args:
+        net: the model. It is copied, never changed.
+        sample_shape: the shape of one sample, without the batch.
+
+    Raises:
+        ModelError: for what cannot be trained here, with the repair.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> stack = LayerStack(net, (1, 8, 8))
+        >>> stack.names, stack.edges
+        (('1', '3'), (0, 2080, 2410))
+    """
+
+    def __init__(self, net: nn.Sequential, sample_shape: Sequence[int]) -> None:
+        self.sample_shape: Shape = tuple(sample_shape)
+        self.net = copy.deepcopy(net)
+        check_modules(self.net)
+        children = list(self.net.named_children())
+        groups: list[list[str]] = []
+        head: list[str] = []
+        for name, child in children:
+            opens = any(True for _ in child.parameters()) and not (groups and isinstance(child, _NORMS))
+            if opens:
+                groups.append([*head, name])
+                head = []
+            elif groups:
+                groups[-1].append(name)
+            else:
+                head.append(name)
+        if not groups:
+            raise ModelError("This model has no parameters, so there is nothing to train. Give it a layer with weights.")
+        self._modules = {name: i for i, (name, _) in enumerate(children)}
+        self.groups: tuple[tuple[int, ...], ...] = tuple(tuple(self._modules[n] for n in g) for g in groups)
+        self.names: tuple[str, ...] = tuple(next(n for n in g if any(True for _ in self.net[self._modules[n]].parameters())) for g in groups)
+        owner = {name: b for b, group in enumerate(groups) for name in group}
+        by_block: list[list[str]] = [[] for _ in groups]
+        for name, _ in self.net.named_parameters():
+            by_block[owner[name.split(".")[0]]].append(name)
+        self.parameters: tuple[tuple[str, ...], ...] = tuple(map(tuple, by_block))
+        tensors = dict(self.net.named_parameters())
+        self.shapes: tuple[tuple[Shape, ...], ...] = tuple(tuple(tuple(tensors[n].shape) for n in names) for names in by_block)
+        sizes = [sum(math.prod(s) for s in shapes) for shapes in self.shapes]
+        self.edges: tuple[int, ...] = tuple(sum(sizes[:i]) for i in range(len(sizes) + 1))
+        # The modules without any tensor: cheap to copy per thread, and inside a transform too.
+        self._skeleton = copy.deepcopy(self.net)
+        for module in self._skeleton.modules():
+            for name in module._parameters:
+                module._parameters[name] = None
+        self._views: dict[tuple[int, int], ParamView] = {}
+        self._thread = threading.local()
+
+    def __len__(self) -> int:
+        """How many blocks there are."""
+        return len(self.groups)
+
+    @property
+    def size(self) -> int:
+        """How many parameters there are."""
+        return self.edges[-1]
+
+    def flat(self) -> Tensor:
+        """The model's own weights as one vector, `[size]`."""
+        tensors = dict(self.net.named_parameters())
+        return flatten([tensors[name].detach() for names in self.parameters for name in names])
+
+    def load(self, w: Tensor) -> nn.Sequential:
+        """A copy of the user's model that holds the weights `w`, to be used outside of lanterne."""
+        net = copy.deepcopy(self.net).to_empty(device=w.device).to(w.dtype)
+        tensors = dict(net.named_parameters())
+        view = self.span(0, len(self))
+        with torch.no_grad():
+            for name, value in zip((n for names in self.parameters for n in names), view.leaves(w), strict=True):
+                tensors[name].copy_(value)
+        return net
+
+    def span(self, first: int, last: int) -> ParamView:
+        """The view of the blocks `first .. last-1`; equal spans are one object."""
+        view = self._views.get((first, last))
+        if view is None:
+            index = slice(self.edges[first], self.edges[last])
+            view = self._views[first, last] = ParamView(index, self.shapes[first:last], first)
+        return view
+
+    def forward(self, leaves: Sequence[Tensor], x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Run the blocks `first .. last-1`.
+
+        Args:
+            leaves: the tensors of those blocks, in order.
+            x: `[batch, ...]`, the input of block `first`.
+            first: the first block.
+            last: one past the last block; all by default.
+
+        Returns:
+            `[batch, ...]`, the output of block `last - 1`.
+        """
+        net, slots = self._workplace
+        k = 0
+        for b in range(first, len(self) if last is None else last):
+            for table, name in slots[b]:
+                table[name] = leaves[k]
+                k += 1
+            for i in self.groups[b]:
+                x = net[i](x)
+        return x
+
+    @property
+    def _workplace(self) -> tuple[list[nn.Module], list[list[tuple[dict[str, Tensor], str]]]]:
+        """This thread's copy of the modules, and where their parameters are written: slots that hold views, not copies."""
+        found: tuple[list[nn.Module], list[list[tuple[dict[str, Tensor], str]]]] | None = getattr(self._thread, "workplace", None)
+        if found is None:
+            net = copy.deepcopy(self._skeleton)
+            slots: list[list[tuple[dict[str, Tensor], str]]] = []
+            for names in self.parameters:
+                slots.append([])
+                for name in names:
+                    path, _, leaf = name.rpartition(".")
+                    slots[-1].append((net.get_submodule(path)._parameters, leaf))  # type: ignore[arg-type]
+            found = self._thread.workplace = (list(net), slots)
+        return found
+
+    @cached_property
+    def output_shape(self) -> Shape:
+        """The shape of what the last block gives for one sample."""
+        leaves = [torch.empty(s, device="meta") for shapes in self.shapes for s in shapes]
+        x = torch.empty(2, *self.sample_shape, device="meta")
+        try:
+            return tuple(self.forward(leaves, x).shape[1:])
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ModelError(
+                f"This model cannot take samples of shape {self.sample_shape}: {error} Give a model whose first layer fits the data."
+            ) from error

@@ -1,0 +1,57 @@
+"""Can this model be trained here? If not: why, and what to write instead."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lanterne.errors import ModelError
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def check_modules(net: nn.Module) -> None:
+    """Refuse what lanterne cannot train faithfully.
+
+    Args:
+        net: the user's model.
+
+    Raises:
+        ModelError: for a model that is not a Sequential, buffers that training changes, ambient randomness, parameters
+            that two places share, or frozen parameters.
+
+    Examples:
+        >>> check_modules(nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2)))
+    """
+    if not isinstance(net, nn.Sequential):
+        raise ModelError(
+            f"The model is a {type(net).__name__}, whose order of blocks lanterne cannot see. "
+            "Write it as an nn.Sequential of its blocks (a residual block may be one child)."
+        )
+    for name, module in net.named_modules():
+        where = f"Layer {name!r} ({type(module).__name__})"
+        if isinstance(module, _BATCH_NORMS) and any(True for _ in module.buffers()):
+            raise ModelError(
+                f"{where} keeps running statistics, which are not parameters: averaging clients would mix them silently. "
+                "Use nn.GroupNorm, or this layer with track_running_stats=False."
+            )
+        if isinstance(module, _DROPOUTS) and float(getattr(module, "p", 0.0)) > 0.0:
+            raise ModelError(
+                f"{where} draws from the global random generator, so that no run could be repeated. "
+                "Set its p to 0 or leave it out."
+            )
+    buffers = [name for name, _ in net.named_buffers()]
+    if buffers:
+        raise ModelError(
+            f"The model keeps buffers ({', '.join(buffers[:3])}), which no aggregation rule knows. "
+            "Use layers whose state is all in their parameters."
+        )
+    names = {id(p): n for n, p in net.named_parameters()}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        if names[id(parameter)] != name:
+            raise ModelError(
+                f"{name!r} and {names[id(parameter)]!r} are one parameter in two places, which a cut or a deadline would tear apart. "
+                "Give each its own."
+            )
+        if not parameter.requires_grad:
+            raise ModelError(f"{name!r} is frozen (requires_grad=False); lanterne trains every parameter. Leave it out or unfreeze it.")

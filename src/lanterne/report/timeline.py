@@ -1,0 +1,198 @@
+"""The first rounds of the fleet: who downloads, computes, uploads, waits, and whose work is thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from lanterne.report import style
+from lanterne.report.lanes import Address, Bar, Lane, choose, lost, merged, read, round_ends, window
+from lanterne.report.records import CellRecords
+from lanterne.report.summary import by_label, classes_of
+from lanterne.report.units import quantity, unit, unit_name
+
+_LANE, _LEAST, _HEAD, _BETWEEN, _RIGHT, _EDGE = 0.062, 0.5, 0.34, 0.2, 0.2, 0.15
+_MOST_LANES, _MOST_ALL = 30, 130
+_IDLE = "#f3f3f3"
+_DOWNLOAD, _COMPUTE, _PARTIAL, _UPLOAD, _LOST = "#56B4E9", "#009E73", "#8ED6BE", "#E69F00", "#D55E00"
+_LOST_FACE = "#fbe3d6"
+_HATCH = "////"
+_KEYS = {
+    "download": _DOWNLOAD,
+    "compute": _COMPUTE,
+    "compute, cut off, finished layers kept": _PARTIAL,
+    "upload": _UPLOAD,
+    "work thrown away": _LOST,
+    "idle": _IDLE,
+}
+
+
+def figure(cells: Sequence[CellRecords]) -> Figure | None:
+    """A panel per algorithm, a lane per client, one time axis for all; strokes end the rounds.
+
+    Args:
+        cells: cells with rows; of each algorithm the first seed is drawn.
+
+    Returns:
+        The picture, or None where no timeline has a request.
+    """
+    firsts = {label: group[0] for label, group in by_label(cells).items()}
+    until = window(list(firsts.values()))
+    shown = {label: read(cell, until) for label, cell in firsts.items()} if until else {}
+    shown = {label: found for label, found in shown.items() if found[0]}
+    if not shown:
+        return None
+    groups: dict[Address, str] = {}
+    for _, found in shown.values():
+        groups |= {address: group for address, group in found.items() if address not in groups}
+    lanes = choose(groups, classes_of(cells), max(8, min(_MOST_LANES, _MOST_ALL // len(shown))))
+    return _picture(firsts, shown, lanes, len(groups), until)
+
+
+def _picture(
+    cells: Mapping[str, CellRecords],
+    shown: Mapping[str, tuple[list[Bar], dict[Address, str]]],
+    lanes: Sequence[Lane],
+    population: int,
+    until: float,
+) -> Figure:
+    made = style.canvas(1.0)
+    size, symbol = unit("seconds", until)
+    seeds = ", ".join(map(str, sorted({cells[label].seed for label in shown})))
+    sample = f"{len(lanes)} of {population} lanes, every class in proportion" if len(lanes) < population else (
+        f"all {population} lanes"
+    )
+    title = f"The fleet in its first {quantity('seconds', until)} of virtual time"
+    legend = style.legend(made, *_legend(), _EDGE, 0.46)
+    top = 0.46 + legend + 0.08
+    height = max(_LEAST, _LANE * len(lanes))
+    made.set_size_inches(style.WIDTH, top + len(shown) * (_HEAD + height + _BETWEEN) - _BETWEEN + 0.55)
+    style.place(made, made.legends[0], _EDGE, 0.46)
+    level = 1 - 0.14 / made.get_figheight()
+    made.text(_EDGE / style.WIDTH, level, title, va="top", fontsize=11, fontweight="bold")
+    made.text(1 - _RIGHT / style.WIDTH, level, f"{sample}; seed {seeds}", va="top", ha="right", color=style.QUIET)
+
+    left = _EDGE + 0.2 + style.text_width(made, [style.short(text, 24) for text in _headings(lanes)], 8.5)
+    looks = style.colours(list(cells))
+    axes = None
+    for index, (label, (bars, _)) in enumerate(shown.items()):
+        above = top + index * (_HEAD + height + _BETWEEN) + _HEAD
+        axes = style.panel(made, left, above, style.WIDTH - left - _RIGHT, height)
+        _lanes(axes, lanes, bars, until, size)
+        _rounds(axes, cells[label], until, size)
+        axes.annotate(style.short(label), (0, 1), (0, 13), xycoords="axes fraction", textcoords="offset points",
+                      fontweight="bold", fontsize=10, color=looks[label][0])  # fmt: skip
+        axes.annotate(_told(cells[label], lanes, bars, until), (1, 1), (0, 13), xycoords="axes fraction",
+                      textcoords="offset points", ha="right", fontsize=8.5, color=style.QUIET)  # fmt: skip
+        axes.tick_params(labelbottom=index == len(shown) - 1)
+    assert axes is not None
+    axes.set_xlabel(f"virtual time ({unit_name('seconds', symbol)})")
+    return made
+
+
+def _legend() -> tuple[list[Patch], list[str]]:
+    handles = [Patch(facecolor=colour, edgecolor="none") for colour in _KEYS.values()]
+    handles[4] = Patch(facecolor=_LOST_FACE, edgecolor=_LOST, hatch=_HATCH, linewidth=0)
+    handles[4].set_hatch_linewidth(0.6)
+    handles[5] = Patch(facecolor=_IDLE, edgecolor=style.PALE, linewidth=0.7)
+    return handles, list(_KEYS)
+
+
+def _headings(lanes: Sequence[Lane]) -> list[str]:
+    """One text per class: its name and how many lanes it has here."""
+    return [f"{group} ({sum(1 for _ in members)})" for group, members in groupby(lanes, lambda lane: lane.group)]
+
+
+def _lanes(axes: Axes, lanes: Sequence[Lane], bars: Sequence[Bar], until: float, size: float) -> None:
+    rows = {lane.address: row for row, lane in enumerate(lanes)}
+    boxes: dict[str, list[list[tuple[float, float]]]] = {colour: [] for colour in _KEYS.values()}
+    for bar in bars:
+        row = rows.get(bar.lane)
+        if row is None:
+            continue
+        if lost(bar):
+            spans = [(_LOST, bar.start, bar.arrived)]
+        else:
+            compute = _PARTIAL if bar.outcome == "partial" else _COMPUTE
+            spans = [
+                (_DOWNLOAD, bar.start, bar.downloaded),
+                (compute, bar.downloaded, bar.computed),
+                (_UPLOAD, bar.computed, bar.arrived),
+            ]
+        for colour, start, end in spans:
+            if end > start:
+                boxes[colour].append(_box(start / size, end / size, row))
+    boxes[_IDLE] = [_box(0.0, until / size, row) for row in range(len(lanes))]
+    for order, colour in enumerate([_IDLE, _DOWNLOAD, _COMPUTE, _PARTIAL, _UPLOAD]):
+        axes.add_collection(
+            PolyCollection(boxes[colour], facecolors=colour, edgecolors="none", zorder=2 + order / 10), autolim=False
+        )
+    wasted = PolyCollection(
+        boxes[_LOST], facecolors=_LOST_FACE, edgecolors=_LOST, linewidths=0, hatch=_HATCH, zorder=3
+    )
+    wasted.set_hatch_linewidth(0.6)
+    axes.add_collection(wasted, autolim=False)
+
+    axes.set_xlim(0, until / size)
+    axes.set_ylim(len(lanes) - 0.4, -0.6)
+    axes.grid(False)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(8))
+    middles, row = [], 0
+    for _, members in groupby(lanes, lambda lane: lane.group):
+        count = sum(1 for _ in members)
+        middles.append(row + (count - 1) / 2)
+        row += count
+        if row < len(lanes):
+            axes.axhline(row - 0.5, color=style.QUIET, linewidth=0.6, xmin=-0.012, clip_on=False, zorder=4)
+    axes.set_yticks(middles, [style.short(text, 24) for text in _headings(lanes)])
+    axes.tick_params(left=False)
+
+
+def _box(start: float, end: float, row: int) -> list[tuple[float, float]]:
+    top, bottom = row - 0.41, row + 0.41
+    return [(start, top), (end, top), (end, bottom), (start, bottom)]
+
+
+def _rounds(axes: Axes, cell: CellRecords, until: float, size: float) -> None:
+    """A stroke where a round ends, with its number where there is room for it."""
+    ends = [(at, seconds) for at, seconds in round_ends(cell) if seconds <= until]
+    if not ends:
+        return
+    crowded = len(ends) > 40
+    axes.vlines([seconds / size for _, seconds in ends], 0, 1, transform=axes.get_xaxis_transform(),
+                colors=style.INK, linewidth=0.3 if crowded else 0.8, zorder=5)  # fmt: skip
+    room = until / 45
+    free = -room
+    for at, seconds in ends:
+        if seconds - free >= room:
+            axes.annotate(str(at), (seconds / size, 1), (0, 2), xycoords=("data", "axes fraction"),
+                          textcoords="offset points", ha="center", fontsize=7.5, color=style.QUIET)  # fmt: skip
+            free = seconds
+
+
+def _told(cell: CellRecords, lanes: Sequence[Lane], bars: Sequence[Bar], until: float) -> str:
+    """The panel in a sentence: rounds, and how the lanes that are drawn spent their time."""
+    drawn = {lane.address for lane in lanes}
+    spans: dict[Address, list[tuple[float, float]]] = {}
+    thrown = work = 0.0
+    for bar in bars:
+        if bar.lane in drawn:
+            spans.setdefault(bar.lane, []).append((bar.start, bar.arrived))
+            work += bar.arrived - bar.start
+            thrown += (bar.arrived - bar.start) * lost(bar)
+    busy = sum(end - start for found in spans.values() for start, end in merged(found)) / (until * len(lanes))
+    finished = [at for at, seconds in round_ends(cell) if seconds <= until]
+    if finished:
+        rounds = f"{finished[-1]} round{'s' * (finished[-1] != 1)}"
+    else:
+        first = round_ends(cell)
+        rounds = f"round {first[0][0]} ends after {quantity('seconds', first[0][1])}" if first else "no round"
+    wasted = f", {thrown / work:.0%} of it thrown away" if thrown else ""
+    return f"{rounds} · busy {busy:.0%} of the time{wasted}"

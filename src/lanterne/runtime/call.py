@@ -1,0 +1,103 @@
+"""A request under way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from lanterne.budget import Units
+from lanterne.protocol import Outcome, Request
+from lanterne.tree import Spec
+
+Stage = Literal["waiting", "queued", "running", "settled", "cancelled"]
+
+
+class Call:
+    """A request under way, from its dispatch until its reply is taken.
+
+    It waits until its inputs have arrived, queues at its lane, runs, and is settled; or it is cancelled on the way. Its
+    shapes are known when it starts to run, its tensors when somebody needs them.
+    """
+
+    __slots__ = (
+        "arrived",
+        "before",
+        "claimed",
+        "computed",
+        "consumed",
+        "downloaded",
+        "next",
+        "nth",
+        "outcome",
+        "request",
+        "round",
+        "sent",
+        "seq",
+        "signature",
+        "sources",
+        "spec",
+        "stage",
+        "start",
+        "state_before",
+        "state_spec",
+        "units",
+        "value",
+        "waits",
+    )
+
+    def __init__(self, seq: int, request: Request, sent: float, round: int, nth: int) -> None:
+        self.seq, self.request, self.sent, self.round, self.nth = seq, request, sent, round, nth
+        self.sources: dict[str, Call] = {}
+        self.before: Call | None = None
+        self.next: list[Call] = []
+        self.waits = 0
+        self.stage: Stage = "waiting"
+        self.outcome: Outcome = "complete"
+        self.start = self.downloaded = self.computed = sent
+        self.arrived = math.inf
+        self.units: int | None = None
+        self.consumed = self.claimed = False
+        self.signature: Signature | None = None
+        self.state_spec: Spec = ()
+        self.spec: Spec = ()
+        self.state_before: Mapping[str, Tensor] | None = None
+        self.value: Mapping[str, Tensor] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the reply brings arrays."""
+        return self.outcome in ("complete", "partial")
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.stage in ("settled", "cancelled")
+
+    @property
+    def previous(self) -> Call | None:
+        """The last call at the same address before this one whose state counts, while its tensors are not known."""
+        last = self.before
+        while last is not None and (last.stage == "cancelled" or not last.usable):
+            last = last.before
+        return last
+
+    @property
+    def needs(self) -> list[Call]:
+        """The calls that have to be computed before this one."""
+        calls = [*self.sources.values()]
+        previous = self.previous
+        if previous is not None:
+            calls.append(previous)
+        return [c for c in calls if c.value is None]
+
+    @property
+    def budget(self) -> Units:
+        """The budget that its handler is given."""
+        return Units(self.units)
+
+
+#: Handler, config, state spec, input spec, steps, units: calls with equal signatures are one computation on other numbers.
+Signature = tuple[str, tuple[tuple[str, object], ...], Spec, Spec, int, "int | None"]

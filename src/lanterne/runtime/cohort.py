@@ -1,0 +1,84 @@
+"""What an algorithm is told of the fleet, in a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lanterne.errors import ProtocolError
+from lanterne.fleet import Job, reach
+from lanterne.protocol import Facts, Output, Request
+from lanterne.rng import fold, generator
+from lanterne.tree import nbytes, spec_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lanterne.runtime.simulator import Simulator
+
+
+class SimulatedCohort:
+    """Who can be reached now, with the numbers of their devices. See `lanterne.protocol.Cohort`."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self.round = simulator.rounds
+        self.key = fold(simulator.seed, "cohort", simulator.rounds)
+
+    @cached_property
+    def clients(self) -> Sequence[int]:
+        """The clients that can be reached now."""
+        return self._simulator.reachable()
+
+    def sample(self, n: int | None, key: int) -> tuple[int, ...]:
+        """`n` clients at random without repetition, ascending; all of them where `n` is None or exceeds their number."""
+        return sample(self.clients, n, key)
+
+    def facts(self, client: int) -> Facts:
+        """What is known of a client."""
+        device = self._simulator.fleet.devices[client]
+        samples = self._simulator.streams.samples(client)
+        return Facts(samples, device.flops, device.memory, device.down, device.up, device.latency, device.tier)
+
+    def seconds(self, request: Request) -> float:
+        """Expected seconds until the whole work of a request would have arrived, its deadline ignored."""
+        client, job = self._job(request)
+        device = self._simulator.fleet.devices[client]
+        down = device.latency + job.down / device.down
+        return down + device.expected(job.work) + device.latency + job.up(None) / device.up
+
+    def reach(self, request: Request) -> Sequence[float]:
+        """For each unit of a request's work, the probability that it is done by the request's deadline."""
+        client, job = self._job(request)
+        return reach(self._simulator.fleet.devices[client], job).tolist()
+
+    def _job(self, q: Request) -> tuple[int, Job]:
+        if isinstance(q.to, tuple) or any(isinstance(a, Output) for a in q.arrays.values()):
+            raise ProtocolError("Only a request to a client whose arrays are all known can be asked about before it is sent.")
+        arrays: dict[str, Tensor] = {n: a for n, a in q.arrays.items() if not isinstance(a, Output)}
+        s, client = self._simulator, q.to
+        down, state = spec_of(arrays), spec_of(s.states.get(client, {}))
+
+        def up(units: int | None) -> int:
+            signature = (q.handler, tuple(q.config.items()), state, down, len(q.batches), units)
+            return nbytes(s.pricing.shapes(signature)[1])
+
+        return client, Job(nbytes(down), s.pricing.work(q.passes), up, q.deadline, q.stop)
+
+
+def sample(clients: Sequence[int], n: int | None, key: int) -> tuple[int, ...]:
+    """`n` of `clients` without repetition, ascending, as a function of the key alone.
+
+    Examples:
+        >>> sample(range(5), None, 0)
+        (0, 1, 2, 3, 4)
+        >>> sample(range(5), 2, 0) == sample(range(5), 2, 0)
+        True
+    """
+    if n is None or n >= len(clients):
+        return tuple(clients)
+    chosen = generator(key, "sample").choice(len(clients), size=n, replace=False)
+    return tuple(clients[int(i)] for i in np.sort(chosen))

@@ -1,0 +1,121 @@
+"""The reference executor: one call at a time in each of a few Python threads, every operator on one core."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanterne.errors import HandlerError, LanterneError
+from lanterne.learn import Task
+from lanterne.protocol import Inbox, Local
+from lanterne.runtime.job import Job, Result
+
+
+class Loop:
+    """One client per core. Each call starts as soon as its own inputs are there; results do not depend on the number of threads.
+
+    Args:
+        task: the model and the loss.
+        x: `[n, ...]`, the resident training samples.
+        y: `[n]`, their labels.
+        threads: Python threads; PyTorch gives the lock back inside its operators.
+    """
+
+    name = "loop"
+
+    def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1) -> None:
+        self.task, self.x, self.y, self.threads = task, x, y, threads
+        # Intra-op threads are a property of each thread, so the pool's must be set where they start.
+        self._pool = ThreadPoolExecutor(threads, "lanterne", torch.set_num_threads, (1,))
+
+    def one(self, job: Job) -> Result:
+        """Call one handler."""
+        rows = torch.from_numpy(job.rows).to(self.x.device)
+        local = Local(self.x[rows], self.y[rows], torch.tensor(job.key), job.budget)
+        try:
+            return job.function(self.task, dict(job.state), Inbox(job.arrays, job.config), local)
+        except LanterneError:
+            raise
+        except Exception as error:
+            raise HandlerError(f"The handler {job.handler!r} of {job.to} failed: {type(error).__name__}: {error}") from error
+
+    def run(self, nodes: Sequence[Any], job: Callable[[Any], Job], done: Callable[[Any, Result], None]) -> None:
+        """Compute calls that are in an order in which none needs a later one."""
+        ready = _Ready(nodes)
+
+        def work() -> None:
+            while (node := ready.take()) is not None:
+                try:
+                    result = self.one(job(node))
+                    with ready.lock:
+                        done(node, result)
+                        ready.finished(node)
+                except BaseException as error:
+                    ready.stop(error)
+
+        workers = [self._pool.submit(work) for _ in range(min(self.threads, len(nodes)))]
+        for worker in workers:
+            worker.result()
+        if ready.error is not None:
+            raise ready.error
+
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Apply a function to independent items in the pool's threads, results in order."""
+        return list(self._pool.map(function, items))
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._pool.shutdown()
+
+
+class _Ready:
+    """The calls whose inputs are there, in their order."""
+
+    def __init__(self, nodes: Sequence[Any]) -> None:
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._after: dict[int, list[Any]] = {}
+        self._waits: dict[int, int] = {}
+        self._ready: list[Any] = []
+        self._left = len(nodes)
+        self.error: BaseException | None = None
+        for node in nodes:
+            needs = node.needs
+            self._waits[id(node)] = len(needs)
+            for need in needs:
+                self._after.setdefault(id(need), []).append(node)
+            if not needs:
+                self._ready.append(node)
+        self._ready.reverse()
+
+    def take(self) -> Any:  # noqa: ANN401
+        """The next call; waits for one; None when there are no more."""
+        with self._changed:
+            while not self._ready and self._left and self.error is None:
+                self._changed.wait()
+            if self.error is not None or not self._ready:
+                return None
+            return self._ready.pop()
+
+    def finished(self, node: Any) -> None:  # noqa: ANN401
+        """A call is computed: those that waited for it alone are ready."""
+        self._left -= 1
+        new = False
+        for after in self._after.get(id(node), ()):
+            self._waits[id(after)] -= 1
+            if not self._waits[id(after)]:
+                self._ready.insert(0, after)
+                new = True
+        if new or not self._left:
+            self._changed.notify_all()
+
+    def stop(self, error: BaseException) -> None:
+        """A call failed: begin no other."""
+        with self._changed:
+            self.error = self.error or error
+            self._changed.notify_all()
