@@ -101,7 +101,7 @@ def write_cell(
 ) -> Path:
     """One cell: rows, timeline and, if finished, the result."""
     kind = kind or label.partition(":")[0]
-    rng = np.random.default_rng([seed, *label.encode()])
+    rng = np.random.default_rng([abs(seed), *label.encode()])
     folder = run / "cells" / f"{label}-seed{seed}"
     folder.mkdir(parents=True)
     fast, slow, pace = _CURVES[kind]
@@ -140,7 +140,8 @@ def write_cell(
         return {
             "algorithm": label, "seed": seed, "round": at, "virtual_seconds": now, "wall_seconds": 0.02 * at,
             "accuracy": mean, "loss": math.nan if gone else 2.3 * math.exp(-at / pace) + 0.3,
-            "accuracy_by_class": None if gone else by, "loss_by_class": None if gone else {k: 1 - v for k, v in by.items()},
+            "accuracy_by_class": None if gone else by,
+            "loss_by_class": None if gone else {name: 1 - value for name, value in by.items()},
             "accuracy_worst_tenth": None if gone else max(0.02, by["straggler"] - 0.12),
             "accuracy_spread": None if gone else 0.05 + abs(by["fast"] - by["straggler"]) / 4,
             **total, "bytes": {"model_down": total["bytes_down"], "model_up": total["bytes_up"], "scalar_up": 0},
@@ -188,6 +189,23 @@ def write_run(
         for seed in seeds:
             write_cell(run, label, seed, fleet, rounds * (3 if label.startswith("fedbuff") else 1), **options)
     return run
+
+
+@pytest.fixture(scope="session", name="write_run")
+def _write_run() -> Callable[..., Path]:
+    """Writes a run directory at a path, with the options of `write_run`."""
+    return write_run
+
+
+@pytest.fixture(scope="session", name="write_cell")
+def _write_cell() -> Callable[..., Path]:
+    """Adds one cell to a run directory, with the options of `write_cell`."""
+    return write_cell
+
+
+@pytest.fixture(scope="session", name="Fleet")
+def _fleet() -> type[Fleet]:
+    return Fleet
 
 
 @pytest.fixture

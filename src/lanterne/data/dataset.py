@@ -45,6 +45,11 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Check every promise that the class makes."""
+        if len({tensor.device for tensor in (self.x, self.y, self.test_x, self.test_y)}) > 1:
+            raise DataError(
+                f"Data set {self.name!r}: its tensors lie on different devices, so that no batch can be gathered. "
+                f'Give all four on one device, for instance with .to("cpu").'
+            )
         _check_split(self.name, "x", "y", self.x, self.y, self.classes)
         _check_split(self.name, "test_x", "test_y", self.test_x, self.test_y, self.classes)
         if self.x.shape[1:] != self.test_x.shape[1:]:
@@ -56,11 +61,6 @@ class Dataset:
             raise DataError(
                 f"Data set {self.name!r}: x is {_word(self.x.dtype)}, test_x is {_word(self.test_x.dtype)}. "
                 f"One model reads both: write test_x.to({self.x.dtype})."
-            )
-        if len({tensor.device for tensor in (self.x, self.y, self.test_x, self.test_y)}) > 1:
-            raise DataError(
-                f"Data set {self.name!r}: its tensors lie on different devices, so that no batch can be gathered. "
-                f'Give all four on one device, for instance with .to("cpu").'
             )
 
     @classmethod

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _GREY = ("1", "L", "LA")
 _DEEP = ("I", "F")  # the modes of more than 8 bits: I, I;16, F ...
-_SMALL = 4096  # bytes; below, Python's share of the work is larger than the codec's, and threads only wait for each other
+_SMALL = 4096  # bytes; below, most of the work is Python's and not the codec's, and threads only hinder each other
 _TASK = 256  # images
 
 
@@ -57,7 +57,7 @@ def decode(chunks: Sequence[pa.Array], where: str) -> NDArray[np.uint8]:
     if len({picture.ndim for picture in pictures}) > 1:
         pictures = [picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1) for picture in pictures]
     stacked = np.stack(pictures)
-    return stacked[:, None] if stacked.ndim == 3 else stacked.transpose(0, 3, 1, 2)
+    return stacked[:, None] if stacked.ndim == 3 else np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -95,8 +95,8 @@ def _picture(cell: bytes) -> NDArray[np.uint8]:
 def numbers(chunks: Sequence[pa.Array], where: str) -> NDArray[Any]:
     """Nested lists of numbers, all of one shape.
 
-    A list of `width` lists becomes a grey image, `[1, height, width]`; three levels are channels first already, or are brought
-    there if only the last level has one or three entries. A flat list stays a vector.
+    Two levels become a grey image, `[1, height, width]`; three levels are channels first already, or are brought there
+    if only the last has one or three entries. A flat list stays a vector.
 
     Args:
         chunks: nested lists.
@@ -114,12 +114,14 @@ def numbers(chunks: Sequence[pa.Array], where: str) -> NDArray[Any]:
         row += len(chunk)
     shapes = {each.shape[1:]: None for each in arrays if len(each)}
     if len(shapes) > 1:
-        raise DataError(f"{where}: the lists have different shapes, {' and '.join(map(str, shapes))}. Give all rows one shape.")
+        raise DataError(
+            f"{where}: the lists have different shapes, {' and '.join(map(str, shapes))}. Give all rows one shape."
+        )
     x = np.concatenate([each for each in arrays if len(each)])
     if x.ndim == 3:
         return x[:, None]
     if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        return x.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     return x
 
 
@@ -133,7 +135,9 @@ def _array(chunk: pa.Array, first_row: int, where: str) -> NDArray[Any]:
         odd = np.flatnonzero(lengths != lengths[0]) if lengths.size else lengths
         if odd.size or (lengths.size and not lengths[0] > 0):
             row = first_row + (int(odd[0]) if odd.size else 0) // int(np.prod(shape[1:]))
-            raise DataError(f"{where}, row {row}: the list is missing, empty or of another length. Give all rows one shape.")
+            raise DataError(
+                f"{where}, row {row}: the list is missing, empty or of another length. Give all rows one shape."
+            )
         shape.append(int(lengths[0]) if lengths.size else 0)
         values = values.flatten()
     x = values.to_numpy(zero_copy_only=False)
@@ -144,4 +148,5 @@ def _array(chunk: pa.Array, first_row: int, where: str) -> NDArray[Any]:
     if bad.size:
         row = first_row + int(bad[0]) // int(np.prod(shape[1:]))
         raise DataError(f"{where}, row {row}: a number is missing or not finite. Replace it, or remove the row.")
-    return x.reshape(shape)
+    result: NDArray[Any] = x.reshape(shape)
+    return result

@@ -18,28 +18,29 @@ from lanterne.errors import DataError, nearest
 
 _BUNDLED = ("digits",)
 _ACCEPTED = (
-    "Accepted are 'digits' (bundled), a folder with train.parquet and test.parquet (or train*.parquet and test*.parquet), "
-    "and a single .parquet file"
+    "Accepted are 'digits' (bundled), a folder with train.parquet and test.parquet (or train*.parquet and "
+    "test*.parquet), and a single .parquet file"
 )
-_CHUNK = 1024  # rows brought to float64 at a time: what keeps the peak of memory near the result
+_CHUNK = 128  # rows worked on at a time: little memory beside the result, and most of it in the cache
 
 
 def load(spec: str, *, image: str | None = None, label: str | None = None, seed: int = 0) -> Dataset:
     """A data set as resident float32 tensors, each channel shifted and scaled to mean 0 and standard deviation 1.
 
-    With mean and standard deviation of a channel over all training samples and places (a constant channel is only shifted),
+    With mean and standard deviation of a channel over all training samples and places,
 
         x = (value - mean) / std,
 
-    and the same two numbers for the test split. A unit of the values, such as 1/255, cancels.
+    and the same two numbers for the test split; a constant channel is only shifted. A scale of the values, such as
+    1/255, cancels.
 
-    * `"digits"`: scikit-learn's bundled handwritten digits, 1x8x8, 10 classes; 1,438 rows to train on and 359 to judge by, the
-      same in every run.
+    * `"digits"`: scikit-learn's bundled handwritten digits, 1x8x8, 10 classes; 1,438 rows to train on and 359 to judge
+      by, the same in every run.
     * a folder that holds `train.parquet` and `test.parquet`, or parts `train*.parquet` and `test*.parquet`.
     * a single `.parquet` file: a fifth of each class, drawn by `seed`, becomes the test split.
 
-    The columns are found by their Hugging Face features (`Image`, `ClassLabel`), else by content: encoded images or lists of
-    numbers of one shape, and the only column of integers.
+    The columns are found by their Hugging Face features (`Image`, `ClassLabel`), else by content: encoded images or
+    lists of numbers, all of one size, and the only column of integers.
 
     Args:
         spec: a name or a path.
@@ -90,8 +91,9 @@ def _parts(folder: Path, split: str) -> list[Path]:
     if not paths:
         here = ", ".join(sorted(each.name for each in folder.glob("*.parquet"))[:5]) or "no .parquet file"
         raise DataError(
-            f"The folder {str(folder)!r} has neither {split}.parquet nor {split}*.parquet (it holds {here}), and a model is "
-            "trained on one split and judged on the other. Add the file, or give a single .parquet file to have it split."
+            f"The folder {str(folder)!r} has neither {split}.parquet nor {split}*.parquet (it holds {here}), and a "
+            "model is trained on one split and judged on the other. Add the file, or give a single .parquet file to "
+            "have it split."
         )
     return paths
 
@@ -104,7 +106,7 @@ def _unknown(spec: str, path: Path) -> str:
     return (
         f"There is no data set {spec!r}: it is neither bundled nor a path that exists. "
         + (hint + " " if hint.startswith("Did you mean") else "")
-        + f"{_ACCEPTED}; the ids of a hub need a later version of lanterne: until then, download the files into a folder."
+        + f"{_ACCEPTED}; hub ids need a later version: until then, download the files into a folder."
     )
 
 
@@ -117,8 +119,8 @@ def _divide(rows: Split, seed: int, source: str) -> tuple[Split, Split]:
         is_test[members[: round(len(members) / 5)]] = True
     if not is_test.any():
         raise DataError(
-            f"{source!r} has {len(rows.y)} rows, fewer than three of any class, so that no test split can be taken from it. "
-            "Give more rows, or a folder with train.parquet and test.parquet."
+            f"{source!r} has {len(rows.y)} rows, fewer than three of any class, so that no test split can be taken "
+            "from it. Give more rows, or a folder with train.parquet and test.parquet."
         )
     train, test = (Split(rows.x[part], rows.y[part], rows.classes) for part in (~is_test, is_test))
     return train, test
@@ -130,25 +132,37 @@ def _normalised(name: str, train: Split, test: Split) -> Dataset:
             f"Data set {name!r}: a training image has shape {train.x.shape[1:]} (channels first), a test image "
             f"{test.x.shape[1:]}. One model reads both: bring the images of both files to one size and one kind."
         )
-    # By chunks in a fixed order and in float64: the same bits on every machine, whatever its number of threads.
-    channels = train.x.shape[1] if train.x.ndim > 2 else 1
-    places = train.x.size // channels
-    mean = sum(each.sum(axis=(0, 2)) for each in _chunks(train.x, channels)) / places
-    square = sum(((each - mean[:, None]) ** 2).sum(axis=(0, 2)) for each in _chunks(train.x, channels)) / places
-    std = np.sqrt(square)
-    std[std == 0] = 1
+    mean, std = _moments(train.x)
     tensors = []
     for x in (train.x, test.x):
         out = np.empty(x.shape, dtype=np.float32)
-        for start, each in enumerate(_chunks(x, channels)):
-            part = (each - mean[:, None]) / std[:, None]
-            out[start * _CHUNK : (start + 1) * _CHUNK] = part.reshape(len(part), *x.shape[1:])
+        for part, into in zip(_chunks(x), _chunks(out), strict=True):
+            np.subtract(part, mean.astype(np.float32), out=into, dtype=np.float32)
+            np.divide(into, std.astype(np.float32), out=into)
         tensors.append(torch.from_numpy(out))
     classes = max(train.classes, test.classes)
     return Dataset(name, tensors[0], torch.from_numpy(train.y), tensors[1], torch.from_numpy(test.y), classes)
 
 
-def _chunks(x: NDArray[Any], channels: int) -> Iterator[NDArray[np.float64]]:
-    for start in range(0, len(x), _CHUNK):
-        part = x[start : start + _CHUNK]
-        yield part.reshape(len(part), channels, -1).astype(np.float64)
+def _moments(x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel; sums in a fixed order, whatever the number of threads."""
+    channels = x.shape[1] if x.ndim > 2 else 1
+    total, square, shift = np.zeros(channels), np.zeros(channels), None
+    for part in _chunks(x):
+        values = part.reshape(len(part), channels, -1).astype(np.float64)
+        if shift is None:
+            shift = values.mean(axis=(0, 2), keepdims=True)  # near the mean, so that the difference below loses nothing
+        values -= shift
+        total += values.sum(axis=(0, 2))
+        square += np.einsum("ncp,ncp->c", values, values)
+    assert shift is not None
+    places = x.size // channels
+    std = np.sqrt(np.maximum(square / places - (total / places) ** 2, 0))
+    shape = (channels,) + (1,) * (x.ndim - 2)
+    mean = shift.ravel() + total / places
+    std[std <= 1e-7 * np.abs(mean)] = 1  # a constant channel, but for rounding
+    return mean.reshape(shape), std.reshape(shape)
+
+
+def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))

@@ -1,8 +1,8 @@
 """What dropping the slow does to the people who own the slow devices: accuracy on their kind of data.
 
-A mean over the test split hides it: a class that only slow devices hold may be lost while the mean stays high. A client has
-few rows of its own, too few to judge on; but under label shift, where clients differ in how often they see a class and not in
-what the class looks like, the test split weighted by the client's label mix is an unbiased estimate for it.
+A mean over the test split hides it: a class that only slow devices hold may be lost while the mean stays high. A client
+has few rows of its own, too few to judge on; but under label shift, where clients differ in how often they see a class
+and not in what the class looks like, the test split weighted by the client's label mix is an unbiased estimate for it.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def client_means(per_class: Tensor, shares: Tensor) -> Tensor:
 
         mean[c] = sum_k shares[c, k] * per_class[k]
 
-    The expectation over the client's own distribution is exactly this sum under label shift, where `p(x | y)` is the same for
-    everybody and only `p(y)` differs: IID, Dirichlet, shard and class partitions of one data set. It is not under feature
-    shift (other handwritings, other cameras), which needs held-out rows of every client.
+    The expectation over the client's own distribution is exactly this sum under label shift, where `p(x | y)` is the
+    same for everybody and only `p(y)` differs: IID, Dirichlet, shard and class partitions of one data set. It is not
+    under feature shift (other handwritings, other cameras), which needs held-out rows of every client.
 
     Args:
-        per_class: accuracy (a share of 1) or loss (its unit) on each class of the test split, `[classes]`; `nan` where the
-            split has no row of the class.
+        per_class: accuracy (a share of 1) or loss (its unit) on each class of the test split, `[classes]`; `nan` where
+            the split has no row of the class.
         shares: what `label_shares` returns, `[clients, classes]`.
 
     Returns:

@@ -68,7 +68,8 @@ def _read_file(path: Path, image: str | None, label: str | None) -> Split:
             table = file.read(columns=[images, labels])
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as a Parquet file: {error}. It is damaged or of another kind: write or download it again."
+            f"{path} cannot be read as a Parquet file ({error}). It is damaged or of another kind: write or download "
+            "it again."
         ) from error
     if not table.num_rows:
         raise DataError(f"{path} has no rows. Give a file with at least one.")
@@ -107,7 +108,7 @@ def _column(
         if not fits(kind):
             raise DataError(f"{path}: the column {wanted!r} is {kind}, but {role}= needs {need}. Name another column.")
         return wanted
-    usable = [field.name for field in schema if fits(field.type)]
+    usable: list[str] = [field.name for field in schema if fits(field.type)]
     found = [name for name in usable if features.get(name, {}).get("_type") == feature] or usable
     if len(found) != 1:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -160,14 +161,14 @@ def _labels(path: Path, name: str, column: pa.ChunkedArray, named: int | None) -
     if y.min() < 0:
         row = int((y < 0).argmax())
         raise DataError(
-            f"{path}, column {name!r}, row {row}: the label {y[row]} is negative, which usually means that the row is not "
-            "labelled. Remove the row, or number the classes from 0."
+            f"{path}, column {name!r}, row {row}: the label {y[row]} is negative, which usually means that the row is "
+            "not labelled. Remove the row, or number the classes from 0."
         )
     classes = int(y.max()) + 1 if named is None else named
     if y.max() >= classes:
         row = int((y >= classes).argmax())
         raise DataError(
-            f"{path}, column {name!r}, row {row}: the label {y[row]} is not one of the {classes} classes that the file names, "
-            f"0..{classes - 1}. Correct the label or the names."
+            f"{path}, column {name!r}, row {row}: the label {y[row]} is not one of the {classes} classes that the file "
+            f"names, 0..{classes - 1}. Correct the label or the names."
         )
     return y, classes

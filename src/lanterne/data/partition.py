@@ -1,33 +1,24 @@
 """Who owns which rows: IID, Dirichlet, shards or classes per client, or a partition of the user's own.
 
-Dirichlet and classes are drawn by the partitioners of flwr-datasets, so that results can be compared with the rest of the field.
-The other two are one line of NumPy each: flwr-datasets' IID partitioner cuts the rows in the order in which they lie (as here, but
-without shuffling them), and its shard partitioner leaves out the rows that do not fill a shard, up to half of a small data set.
+Dirichlet and classes are drawn by the partitioners of flwr-datasets. The other two are a line of NumPy each: its IID
+partitioner is an `array_split` of rows that it does not shuffle, and its shard partitioner leaves out the rows that do
+not fill a shard, up to half of a small data set. Where it leaves out none, the shards are the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lanterne import rng
+from lanterne.data.partitioners import Rows, classes, dirichlet
 from lanterne.errors import DataError, nearest
 
-if TYPE_CHECKING:
-    from flwr_datasets.partitioner import Partitioner
-
-Rows = NDArray[np.int64]
-Labels = NDArray[np.int64]
-
 _LARGEST_ALPHA = 1e6  # the shares are equal to a tenth of a percent; far above, their sum overflows
-_MIN_ROWS = (10, 1)  # per client under Dirichlet: flwr-datasets' own minimum, else at least something to train on
 
 
 def partition(
@@ -36,11 +27,11 @@ def partition(
     """The row numbers of each client; nobody shares a row with another, and nobody is left without.
 
     * `iid`: the rows in random order, cut into parts whose sizes differ by one at most.
-    * `dirichlet:ALPHA`: the rows of each class are divided by shares drawn from `Dir(ALPHA, ..., ALPHA)` (Yurochkin et al. 2019,
-      arXiv 1905.12022; flwr-datasets' `DirichletPartitioner` without balancing). The draw is repeated, up to ten times,
-      until every client holds 10 rows; where that fails, until every client holds one.
-    * `shards:N`: the rows sorted by label are cut into `N * clients` shards whose sizes differ by one at most, and each client is
-      dealt N (McMahan et al. 2017, arXiv 1602.05629, with N = 2).
+    * `dirichlet:ALPHA`: the rows of each class are divided by shares drawn from `Dir(ALPHA, ..., ALPHA)` (Yurochkin et
+      al. 2019, arXiv 1905.12022; flwr-datasets' `DirichletPartitioner` without balancing). The draw is repeated, up to
+      ten times, until every client holds 10 rows; where that fails, until every client holds one.
+    * `shards:N`: the rows sorted by label are cut into `N * clients` shards whose sizes differ by one at most, and each
+      client is dealt N (McMahan et al. 2017, arXiv 1602.05629, with N = 2).
     * `classes:N`: each client holds N classes, the first in turn, the others random, and a class is divided evenly
       among those who hold it (flwr-datasets' `PathologicalPartitioner`, `first-deterministic`). With fewer clients than
       classes, the rows of a class that nobody holds are left out; all other schemes use every row.
@@ -69,12 +60,12 @@ def partition(
             f"The labels are {numbers.dtype} of shape {numbers.shape}; a partition needs the class number of each row. "
             "Give integers of shape [rows]."
         )
+    scheme, argument = _parse(spec)
     if not 1 <= clients <= numbers.size:
         raise DataError(
             f"{clients} clients cannot share {numbers.size} rows so that each holds at least one. "
             f"Write a number of clients from 1 to {numbers.size}."
         )
-    scheme, argument = _parse(spec)
     rows = _SCHEMES[scheme](numbers.astype(np.int64), clients, argument, rng.fold(seed, "partition"))
     return [np.sort(each) for each in rows]
 
@@ -99,7 +90,8 @@ def check_partition(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_
     """
     if len(rows) != clients:
         raise DataError(
-            f"The partition has {len(rows)} parts, the fleet {clients} clients. Give one array of row numbers per client."
+            f"The partition has {len(rows)} parts, the fleet {clients} clients. "
+            "Give one array of row numbers for each client."
         )
     owner = np.full(n_rows, -1, dtype=np.int64)
     checked = []
@@ -117,19 +109,15 @@ def check_partition(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_
                 f"Part {client} of the partition holds row {outside[0]}, but the data set has the rows "
                 f"0..{n_rows - 1}. Number the rows of the training split from 0."
             )
-        taken = numbers[owner[numbers] >= 0]
-        if taken.size:
+        unique, counts = np.unique(numbers, return_counts=True)
+        twice = np.concatenate([unique[owner[unique] >= 0], unique[counts > 1]])
+        if twice.size:
+            other = owner[twice[0]] if owner[twice[0]] >= 0 else client
             raise DataError(
-                f"Row {taken[0]} belongs to client {owner[taken[0]]} and to client {client}, so that it would count twice. "
-                "Give every row to one client at most."
+                f"The partition names row {twice[0]} twice, for client {other} and for client {client}, so that it "
+                "would count double. Give every row to one client at most, and name it once."
             )
         owner[numbers] = client
-        if np.unique(numbers).size < numbers.size:
-            values, counts = np.unique(numbers, return_counts=True)
-            raise DataError(
-                f"Part {client} of the partition holds row {values[counts > 1][0]} more than once, so that it would count "
-                "twice. Name every row once."
-            )
         checked.append(numbers)
     return checked
 
@@ -141,109 +129,43 @@ def _parse(spec: str) -> tuple[str, float]:
     if scheme == "iid":
         if colon:
             raise DataError(f"The partition {spec!r} has an argument, but IID takes none. Write 'iid'.")
-        return scheme, 0.0
+        return scheme, 0
     try:
         value = float(argument) if scheme == "dirichlet" else int(argument)
     except ValueError:
         value = -1
-    if scheme == "dirichlet" and not (0 < value <= _LARGEST_ALPHA):
+    if scheme == "dirichlet" and not 0 < value <= _LARGEST_ALPHA:
         raise DataError(
-            f"The partition {spec!r} needs a concentration alpha in (0, {_LARGEST_ALPHA:g}]: the smaller, the fewer classes "
-            "a client sees. Write for instance 'dirichlet:0.3'."
+            f"The partition {spec!r} needs a concentration alpha above 0 and up to {_LARGEST_ALPHA:g}: the smaller, "
+            "the fewer classes a client sees. Write for instance 'dirichlet:0.3'."
         )
     if scheme != "dirichlet" and value < 1:
         raise DataError(
-            f"The partition {spec!r} needs a whole number of {scheme} per client, 1 or more. Write for instance '{scheme}:2'."
+            f"The partition {spec!r} needs a whole number of {scheme} per client, 1 or more. "
+            f"Write for instance '{scheme}:2'."
         )
     return scheme, value
 
 
-def _iid(labels: Labels, clients: int, _: float, key: int) -> list[Rows]:
+def _iid(labels: Rows, clients: int, _: float, key: int) -> list[Rows]:
     return np.array_split(rng.generator(key).permutation(labels.size), clients)
 
 
-def _shards(labels: Labels, clients: int, per_client: float, key: int) -> list[Rows]:
+def _shards(labels: Rows, clients: int, per_client: float, key: int) -> list[Rows]:
     count = clients * int(per_client)
     if count > labels.size:
         raise DataError(
-            f"{clients} clients with {int(per_client)} shards each need {count} shards, but there are only {labels.size} rows. "
-            f"Write at most 'shards:{labels.size // clients}', or fewer clients."
+            f"{clients} clients with {int(per_client)} shards each need {count} shards, but there are only "
+            f"{labels.size} rows. Write at most 'shards:{labels.size // clients}', or fewer clients."
         )
     shards = np.array_split(np.argsort(labels, kind="stable"), count)
     hands = rng.generator(key).permutation(count).reshape(clients, -1)
     return [np.concatenate([shards[shard] for shard in hand]) for hand in hands]
 
 
-def _dirichlet(labels: Labels, clients: int, alpha: float, key: int) -> list[Rows]:
-    from flwr_datasets.partitioner import DirichletPartitioner
-
-    def draw(min_rows: int) -> list[Rows]:
-        return _drawn(
-            DirichletPartitioner(clients, "label", alpha, min_partition_size=min_rows, shuffle=False, seed=key), labels
-        )
-
-    for min_rows in _MIN_ROWS:
-        # With fewer rows than that the draw cannot succeed; a ValueError says that ten repetitions did not.
-        if min_rows * clients <= labels.size:
-            with contextlib.suppress(ValueError):
-                return draw(min_rows)
-    empty = sum(not each.size for each in draw(0))
-    raise DataError(
-        f"The partition 'dirichlet:{alpha:g}' of {labels.size} rows leaves {empty} of {clients} clients without a row, and "
-        "repeating the draw ten times did not help. Write fewer clients, a larger alpha, or 'iid'."
-    )
-
-
-def _classes(labels: Labels, clients: int, per_client: float, key: int) -> list[Rows]:
-    from flwr_datasets.partitioner import PathologicalPartitioner
-
-    present = np.unique(labels).size
-    if per_client > present:
-        raise DataError(
-            f"The partition 'classes:{int(per_client)}' needs {int(per_client)} classes, but the labels show {present}. "
-            f"Write at most 'classes:{present}'."
-        )
-    try:
-        return _drawn(
-            PathologicalPartitioner(clients, "label", int(per_client), "first-deterministic", shuffle=False, seed=key), labels
-        )
-    except ValueError as error:
-        raise DataError(
-            f"The partition 'classes:{int(per_client)}' gives a class to more of the {clients} clients than it has rows "
-            f"({math.ceil(labels.size / present)} on average). Write fewer clients or fewer classes per client."
-        ) from error
-
-
-_SCHEMES: dict[str, Callable[[Labels, int, float, int], list[Rows]]] = {
+_SCHEMES: dict[str, Callable[[Rows, int, float, int], list[Rows]]] = {
     "iid": _iid,
-    "dirichlet": _dirichlet,
+    "dirichlet": dirichlet,
     "shards": _shards,
-    "classes": _classes,
+    "classes": classes,
 }
-
-
-def _drawn(partitioner: Partitioner, labels: Labels) -> list[Rows]:
-    import datasets
-
-    with _quiet():
-        partitioner.dataset = datasets.Dataset.from_dict({"label": labels})
-        clients = partitioner.num_partitions  # the first question makes the partitioner draw
-    # The map itself: load_partition would copy a data set per client, two seconds for a thousand.
-    rows = partitioner._partition_id_to_indices
-    return [np.asarray(rows[client], dtype=np.int64) for client in range(clients)]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, and no warnings about what is checked, and said better, here."""
-    import datasets
-
-    hidden = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if not hidden:
-            datasets.enable_progress_bars()

@@ -1,5 +1,7 @@
 """Tables and pictures of run directories. Reads files only: nothing here knows how a run is made.
 
+From a run to its table and its pictures:
+
     run = load_run("runs/demo")
     Console().print(table(summarise(run.cells)))
     plot_run("runs/demo")                           # runs/demo/plots/accuracy.png, classes.png, timeline.png

@@ -51,19 +51,19 @@ def figure(cells: Sequence[CellRecords]) -> Figure | None:
         _faint(axes, row, groups[entry["algorithm"]], shapes, colour)
         _row(axes, row, entry, shapes, colour)
         axes.annotate(gap, (1, row), (right * 72 - _EDGE * 72, 0), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", ha="right", va="center", fontsize=9)  # fmt: skip
+                      textcoords="offset points", ha="right", va="center_baseline", fontsize=9)  # fmt: skip
     axes.annotate(heading, (1, 1), (right * 72 - _EDGE * 72, 4), xycoords="axes fraction", textcoords="offset points",
                   ha="right", va="bottom", fontsize=8.5, color=style.QUIET)  # fmt: skip
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_yticks(range(len(entries)), [style.short(entry["algorithm"]) for entry in entries])
     for text, entry in zip(axes.get_yticklabels(), entries, strict=True):
-        text.set(color=looks[entry["algorithm"]][0], fontweight="bold", fontsize=9.5)
+        text.set(color=style.ink(looks[entry["algorithm"]][0]), fontweight="bold", fontsize=9.5)
     axes.tick_params(left=False)
     axes.spines["left"].set_visible(False)
     axes.grid(False, axis="y")
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -2.0), min(high, 102.0))
-    axes.set_xlabel("accuracy on the test data of a device class (%)")
+    axes.set_xlabel("accuracy on the data of each device class (%)")
     return made
 
 
@@ -71,7 +71,7 @@ def _legend(shapes: dict[str, str]) -> tuple[list[Line2D], list[str]]:
     handles = [_mark(shape, style.QUIET) for shape in shapes.values()]
     handles += [Line2D([], [], linestyle="", marker="|", markersize=13, markeredgewidth=2, color=style.INK)]
     handles += [_mark("o", style.QUIET, hollow=True)]
-    return handles, [*map(style.short, shapes), "all clients", "worst tenth of the clients"]
+    return handles, [*map(style.short, shapes), "global", "worst tenth of the clients"]
 
 
 def _mark(shape: str, colour: str, hollow: bool = False) -> Line2D:
@@ -86,10 +86,13 @@ def _row(axes: Axes, row: int, entry: Summary, shapes: Mapping[str, str], colour
     values = [_of(entry["accuracy_by_class"].get(name)) for name in shapes]
     ends = [value for value in [*values, _of(entry["accuracy"])] if math.isfinite(value)]
     if not ends:
-        axes.annotate("no accuracy: diverged", (0.5, row), xycoords=("axes fraction", "data"), ha="center", va="center",
-                      fontsize=8.5, color=style.QUIET)  # fmt: skip
+        why = "diverged" if entry["diverged"] else "not known"
+        axes.annotate(why, (0.5, row), xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8.5,
+                      color=style.QUIET)  # fmt: skip
         return
-    axes.plot([min(ends), max(ends)], [row, row], color=colour, alpha=0.35, linewidth=4, solid_capstyle="round", zorder=2)
+    axes.plot(
+        [min(ends), max(ends)], [row, row], color=colour, alpha=0.35, linewidth=4, solid_capstyle="round", zorder=2
+    )
     tenth = _of(entry["accuracy_worst_tenth"])
     axes.plot([tenth, min(ends)], [row, row], color=colour, alpha=0.35, linewidth=1, zorder=2)
     axes.plot(tenth, row, marker="o", markersize=6.5, markerfacecolor="white", markeredgecolor=colour,

@@ -13,13 +13,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from lanterne.report import style
-from lanterne.report.records import CellRecords, Record, number
+from lanterne.report.jsonl import Record
+from lanterne.report.records import CellRecords, number
 from lanterne.report.summary import by_label, sent
 from lanterne.report.units import Kind, log_ticks, unit, unit_name
 
 _LEFT, _RIGHT, _GAP, _HEIGHT = 0.62, 0.2, 0.3, 2.5
 _LOG_RATIO = 4.0
 _GRID = 400
+_LEAST_RANGE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +65,30 @@ def figure(cells: Sequence[CellRecords]) -> Figure:
         first = first or axes
     assert first is not None
     low, high = first.get_ylim()
-    first.set_ylim(max(low, -2.0), min(high, 102.0))
+    spare = max(0.0, _LEAST_RANGE - (high - low)) / 2
+    first.set_ylim(max(low - spare, -2.0), min(high + spare, 102.0))
     first.set_ylabel("accuracy (%)")
     return made
 
 
-def _legend(
-    groups: dict[str, list[CellRecords]], looks: dict[str, tuple[str, str]]
-) -> tuple[list[Line2D], list[str]]:
+def _legend(groups: dict[str, list[CellRecords]], looks: dict[str, style.Look]) -> tuple[list[Line2D], list[str]]:
     handles = [Line2D([], [], color=colour, linestyle=dash, linewidth=2.2) for colour, dash in looks.values()]
     names = []
     for label, cells in groups.items():
-        lost = [cell for cell in cells if cell.diverged is not None]
-        told = f"{len(lost)} of {len(cells)} seeds diverged" if len(cells) > 1 else "diverged"
-        names.append(style.short(label) + (f" ({told})" if lost else ""))
+        states = {
+            "diverged": sum(cell.diverged is not None for cell in cells),
+            "unfinished": sum(not cell.finished for cell in cells),
+        }
+        told = [
+            f"{count} of {len(cells)} seeds {state}" if len(cells) > 1 else state
+            for state, count in states.items()
+            if count
+        ]
+        names.append(style.short(label) + (f" ({', '.join(told)})" if told else ""))
     return handles, names
 
 
-def _draw(
-    axes: Axes, panel: _Panel, groups: dict[str, list[CellRecords]], looks: dict[str, tuple[str, str]]
-) -> None:
+def _draw(axes: Axes, panel: _Panel, groups: dict[str, list[CellRecords]], looks: dict[str, style.Look]) -> None:
     curves = {label: [_curve(cell, panel) for cell in cells] for label, cells in groups.items()}
     every = [curve for found in curves.values() for curve in found if len(curve[0])]
     complete = [
@@ -102,13 +108,17 @@ def _draw(
         for cell, (x, y) in zip(groups[label], found, strict=True):
             if not len(x):
                 continue
-            axes.plot(np.maximum(x, low) / size, y, color=colour, linestyle=dash, linewidth=0.7 if several else 1.6,
-                      alpha=0.45 if several else 1.0, zorder=3 + rank / 100)  # fmt: skip
-            _end(axes, x[-1] / size, y[-1], colour, cell.diverged is not None, several)
+            if several or cell.diverged is not None:
+                axes.plot(np.maximum(x, low) / size, y, color=colour, linestyle=dash, linewidth=0.7 if several else 1.6,
+                          alpha=0.45 if several else 1.0, zorder=3 + rank / 100)  # fmt: skip
+            if cell.diverged is not None:
+                axes.plot(x[-1] / size, y[-1], marker="x", color=colour, markersize=7, markeredgewidth=1.8, zorder=6)
         mean = _mean([curve for cell, curve in zip(groups[label], found, strict=True) if cell.diverged is None])
-        if several and mean is not None:
-            axes.plot(np.maximum(mean[0], low) / size, mean[1], color=colour, linestyle=dash, linewidth=2.0,
-                      zorder=4 + rank / 100)  # fmt: skip
+        if mean is not None:
+            x, y = np.maximum(mean[0], low) / size, mean[1]
+            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.8 if several else 1.6, zorder=4 + rank / 100)
+            axes.plot(x[-1], y[-1], marker="o", color=colour, markersize=5.5, markeredgecolor="white",
+                      markeredgewidth=0.6, zorder=5)  # fmt: skip
     _scale(axes, panel, low, largest)
 
 
@@ -120,24 +130,16 @@ def _curve(cell: CellRecords, panel: _Panel) -> _Curve:
 
 
 def _mean(curves: Sequence[_Curve]) -> _Curve | None:
-    """The mean over seeds as far as all of them go, between their own rows by straight lines."""
+    """The mean over seeds as far as all of them go, between their own rows by straight lines; None without a seed."""
     curves = [curve for curve in curves if len(curve[0])]
     if len(curves) < 2:
-        return None
+        return curves[0] if curves else None
     start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     inner = np.unique(np.concatenate([x for x, _ in curves]))
     grid = inner[(inner >= start) & (inner <= end)]
     if len(grid) > _GRID:
         grid = grid[np.linspace(0, len(grid) - 1, _GRID).round().astype(int)]
     return grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
-
-
-def _end(axes: Axes, x: float, y: float, colour: str, diverged: bool, several: bool) -> None:
-    size = 3.0 if several else 4.5
-    if diverged:
-        axes.plot(x, y, marker="x", color=colour, markersize=size + 3, markeredgewidth=1.8, zorder=6)
-    else:
-        axes.plot(x, y, marker="o", color=colour, markersize=size + 1.5, markeredgecolor="white", zorder=5)
 
 
 def _scale(axes: Axes, panel: _Panel, low: float, largest: float) -> None:
@@ -155,6 +157,6 @@ def _scale(axes: Axes, panel: _Panel, low: float, largest: float) -> None:
     else:
         high = largest / size
         axes.set_xlim(-0.03 * (high or 1.0), 1.04 * (high or 1.0))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=panel.kind == "count"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=panel.kind == "count") if high else FixedLocator([0.0]))
         named = unit_name(panel.kind, symbol)
         axes.set_xlabel(f"{panel.name} ({named})" if named else panel.name)

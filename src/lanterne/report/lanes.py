@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lanterne.report.records import CellRecords, Record, number
+from lanterne.report.jsonl import Record
+from lanterne.report.records import CellRecords, number
 
 Address = int | str
 SERVER = "server"
+LOST = frozenset({"cancelled", "lost", "failed", "refused"})
 _EARLY = 8
 _MOST_ROUNDS = 12.0
 _LEAST_ROUNDS = 3.0
@@ -53,14 +55,19 @@ def window(cells: Sequence[CellRecords]) -> float:
     paces = sorted(found[min(len(found), _EARLY) - 1][1] / found[min(len(found), _EARLY) - 1][0] for found in ends)
     longest = 1.08 * max(found[0][1] for found in ends)
     typical = paces[(len(paces) - 1) // 2]
-    latest = 1.02 * max(found[-1][1] for found in ends)
+    latest = max(found[-1][1] for found in ends)
     return min(latest, max(min(longest, _MOST_ROUNDS * typical), _LEAST_ROUNDS * paces[0] * 1.02))
 
 
 def round_ends(cell: CellRecords) -> list[tuple[int, float]]:
     """The evaluated rounds after round 0 and the virtual seconds at which they ended."""
-    ends = ((int(number(row, "round")), number(row, "virtual_seconds")) for row in cell.rows if number(row, "round") > 0)
-    return [(at, seconds) for at, seconds in ends if math.isfinite(seconds) and seconds > 0]
+    known = ((number(row, "round"), number(row, "virtual_seconds")) for row in cell.rows)
+    return [(int(at), seconds) for at, seconds in known if at > 0 and seconds > 0]
+
+
+def last_second(cell: CellRecords) -> float:
+    """The virtual second of the last row: what happened after it is not known."""
+    return max((seconds for _, seconds in round_ends(cell)), default=0.0)
 
 
 def read(cell: CellRecords, until: float) -> tuple[list[Bar], dict[Address, str]]:
@@ -80,8 +87,8 @@ def read(cell: CellRecords, until: float) -> tuple[list[Bar], dict[Address, str]
         groups.setdefault(address, _group(address, record))
         downloaded = min(max(_or(number(record, "downloaded"), arrived), start), arrived)
         computed = min(max(_or(number(record, "computed"), arrived), downloaded), arrived)
-        times = (min(time, until) for time in (start, downloaded, computed, arrived))
-        bars.append(Bar(address, *times, outcome=str(record.get("outcome", "complete"))))
+        outcome = str(record.get("outcome", "complete"))
+        bars.append(Bar(address, start, min(downloaded, until), min(computed, until), min(arrived, until), outcome))
     return bars, groups
 
 
@@ -107,11 +114,6 @@ def choose(groups: Mapping[Address, str], order: Sequence[str], most: int) -> li
         for group in sizes
         for address in _spread(sorted(members[group], key=_natural), max(1, math.floor(len(members[group]) * share)))
     ]
-
-
-def lost(bar: Bar) -> bool:
-    """Whether nobody used this work."""
-    return bar.outcome in ("cancelled", "lost", "failed", "refused")
 
 
 def merged(spans: Iterable[tuple[float, float]]) -> Iterator[tuple[float, float]]:

@@ -14,9 +14,7 @@ PICTURES: tuple[Picture, ...] = ("accuracy", "classes", "timeline")
 FORMATS = ("png", "svg", "pdf")
 
 
-def plot_run(
-    run_directory: str | Path, out: str | Path | None = None, formats: Sequence[str] = ("png",)
-) -> list[Path]:
+def plot_run(run_directory: str | Path, out: str | Path | None = None, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Draw a run: accuracy, device classes, and the timeline of the fleet.
 
     Args:

@@ -6,24 +6,22 @@
         timeline.jsonl                         one settled request a line
         result.json                            the cell's outcome, absent while it is unfinished
 
-Both `.jsonl` files are append-only, so a run that was killed can end in half a line: that line is ignored. Anything
-else that cannot be read was not written by lanterne, and is refused with the file, the line and the repair.
+Half-written ends are ignored; what else cannot be read is refused with the file, the line and the repair.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lanterne.errors import ConfigError
+from lanterne.report.jsonl import Record, lines, whole
 
-Record = Mapping[str, Any]
 _CELL = re.compile(r"(?P<label>.+)-seed(?P<seed>-?\d+)")
 
 
@@ -65,7 +63,7 @@ class CellRecords:
         Raises:
             ConfigError: the file is damaged before its last line.
         """
-        yield from _lines(self.path / "timeline.jsonl", ("client", "start", "arrived"))
+        yield from lines(self.path / "timeline.jsonl", ("client", "start", "arrived"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +108,9 @@ def number(record: Record, key: str) -> float:
         nan
     """
     value = record.get(key)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else math.nan  # type: ignore[arg-type]
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return math.nan
 
 
 def load_run(path: str | Path) -> RunRecords:
@@ -212,52 +211,5 @@ def _cell(folder: Path) -> CellRecords:
         raise ConfigError(
             f"{folder} is not a cell of a run: the name of a cell is <label>-seed<number>. Move it out of cells/."
         )
-    rows = tuple(_lines(folder / "rows.jsonl", ("round", "virtual_seconds", "accuracy")))
-    return CellRecords(parts["label"], int(parts["seed"]), folder, rows, _result(folder / "result.json"))
-
-
-def _result(path: Path) -> Record | None:
-    """The cell's outcome; None where it is absent, or was being written when the run was killed."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError:
-        return None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} is damaged: it holds no JSON object. Delete it, and resume the run.")
-    return found
-
-
-def _lines(path: Path, needed: tuple[str, ...]) -> Iterator[Record]:
-    """The objects of a file of JSON lines; half a line at the end is what a kill leaves, and is ignored."""
-    torn: tuple[int, str] | None = None
-    try:
-        with path.open("rb") as file:
-            for count, line in enumerate(file, start=1):
-                if torn:
-                    break
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    torn = count, "is not JSON"
-                    continue
-                if not isinstance(record, dict) or not all(key in record for key in needed):
-                    raise _damaged(path, count, f"is not an object with the keys {', '.join(needed)}")
-                yield record
-            else:
-                return
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    raise _damaged(path, *torn)
-
-
-def _damaged(path: Path, line: int, why: str) -> ConfigError:
-    return ConfigError(
-        f"{path} is damaged: line {line} {why}, and lanterne only ever appends whole lines. "
-        f"Restore the file, or delete the folder {path.parent.name} and resume the run, which computes it anew."
-    )
+    rows = tuple(lines(folder / "rows.jsonl", ("round", "virtual_seconds", "accuracy")))
+    return CellRecords(parts["label"], int(parts["seed"]), folder, rows, whole(folder / "result.json"))

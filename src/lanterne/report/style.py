@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import getpid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from lanterne.errors import RunError
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.legend import Legend
 
+Dash = Literal["-", "--", ":", "-."]
+Look = tuple[str, Dash]
 WIDTH = 9.0
 DPI = 150
 INK = "#222222"
 QUIET = "#767676"
 PALE = "#dddddd"
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", "--", ":", "-.")
+_DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 _SHEET = {
     "figure.facecolor": "white",
     "figure.dpi": DPI,
@@ -49,6 +52,7 @@ _SHEET = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
+    "hatch.linewidth": 0.6,
     "grid.color": "#ececec",
     "grid.linewidth": 0.8,
     "xtick.color": QUIET,
@@ -68,7 +72,8 @@ _SHEET = {
 def sheet() -> Iterator[None]:
     """Draw with lanterne's look whatever the user's own matplotlibrc says, and put that back afterwards."""
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-    with matplotlib.rc_context({**defaults, **_SHEET}):
+    with matplotlib.rc_context(cast("Any", defaults | _SHEET)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a directory's name may be in any script
         yield
 
 
@@ -96,17 +101,21 @@ def panel(figure: Figure, left: float, top: float, width: float, height: float, 
         share: axes whose vertical scale is to be the same.
     """
     across, down = figure.get_size_inches()
-    return figure.add_axes(
-        (left / across, 1 - (top + height) / down, width / across, height / down), sharey=share
-    )
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down), sharey=share)
 
 
-def colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+def colours(labels: Sequence[str]) -> dict[str, Look]:
     """A colour and a line style for each label; the style changes once the colours are used up."""
     return {
         label: (_PALETTE[index % len(_PALETTE)], _DASHES[index // len(_PALETTE) % len(_DASHES)])
         for index, label in enumerate(labels)
     }
+
+
+def ink(colour: str) -> str:
+    """A darker shade of a colour, for text: the lighter ones of the palette are hard to read on white."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.78 * red, 0.78 * green, 0.78 * blue))
 
 
 def short(label: str, most: int = 32) -> str:
@@ -132,11 +141,10 @@ def text_width(figure: Figure, texts: Sequence[str], size: float, weight: str = 
     Returns:
         Inches.
     """
-    renderer = FigureCanvasAgg(figure).get_renderer()
     widest = 0.0
     for text in texts:
         artist = figure.text(0, 0, text, fontsize=size, fontweight=weight)
-        widest = max(widest, artist.get_window_extent(renderer).width)
+        widest = max(widest, artist.get_window_extent().width)
         artist.remove()
     return widest / figure.dpi
 
@@ -154,7 +162,6 @@ def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], lef
     Returns:
         Its height in inches.
     """
-    renderer = FigureCanvasAgg(figure).get_renderer()
     across = float(figure.get_size_inches()[0])
     for columns in range(len(labels), 0, -1):
         made = figure.legend(
@@ -169,7 +176,7 @@ def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], lef
             columnspacing=1.6,
             labelspacing=0.35,
         )
-        box = made.get_window_extent(renderer)
+        box = made.get_window_extent()
         if columns == 1 or box.width / figure.dpi <= across - 2 * left:
             place(figure, made, left, top)
             break
@@ -197,11 +204,10 @@ def save(figure: Figure, path: Path) -> Path:
         RunError: the file could not be written.
     """
     name = path.suffix[1:]
-    metadata: dict[str, str | None] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name, {})
+    dates = {"svg": "Date", "pdf": "CreationDate"}
+    metadata = {dates[name]: None} if name in dates else {}
     drawn = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a directory's name may be in any script
-        figure.savefig(drawn, format=name, dpi=DPI, metadata=metadata)
+    figure.savefig(drawn, format=name, dpi=DPI, metadata=metadata)
     part = path.with_name(f".{path.name}.{getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,5 +217,5 @@ def save(figure: Figure, path: Path) -> Path:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror}. The run itself is safe; draw it again.") from error
+        raise RunError(f"{path} could not be written: {error.strerror}. The run is safe; draw it again.") from error
     return path

@@ -12,7 +12,8 @@ from statistics import fmean, stdev
 from typing import TypedDict
 
 from lanterne.errors import ConfigError
-from lanterne.report.records import CellRecords, Record, number
+from lanterne.report.jsonl import Record
+from lanterne.report.records import CellRecords, number
 
 _DEFAULT_SHARE = 0.9
 
@@ -131,7 +132,8 @@ def _summary(label: str, cells: Sequence[CellRecords], targets: Sequence[float])
         return _stat(cells, lambda cell: number(_last(cell), key))
 
     def stats(key: str, names: Iterable[str]) -> dict[str, Stat]:
-        return {name: _stat(cells, lambda cell, name=name: number(_part(_last(cell), key), name)) for name in names}
+        parts = [_part(_last(cell), key) for cell in cells]
+        return {name: _describe(number(part, name) for part in parts) for name in names}
 
     categories = dict.fromkeys(name for cell in cells for name in _part(_last(cell), "bytes"))
     return Summary(

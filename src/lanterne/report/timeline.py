@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import groupby
 
 from matplotlib.axes import Axes
@@ -12,7 +12,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lanterne.report import style
-from lanterne.report.lanes import Address, Bar, Lane, choose, lost, merged, read, round_ends, window
+from lanterne.report.lanes import (
+    LOST,
+    SERVER,
+    Address,
+    Bar,
+    Lane,
+    choose,
+    last_second,
+    merged,
+    read,
+    round_ends,
+    window,
+)
 from lanterne.report.records import CellRecords
 from lanterne.report.summary import by_label, classes_of
 from lanterne.report.units import quantity, unit, unit_name
@@ -21,14 +33,14 @@ _LANE, _LEAST, _HEAD, _BETWEEN, _RIGHT, _EDGE = 0.062, 0.5, 0.34, 0.2, 0.2, 0.15
 _MOST_LANES, _MOST_ALL = 30, 130
 _IDLE = "#f3f3f3"
 _DOWNLOAD, _COMPUTE, _PARTIAL, _UPLOAD, _LOST = "#56B4E9", "#009E73", "#8ED6BE", "#E69F00", "#D55E00"
-_LOST_FACE = "#fbe3d6"
-_HATCH = "////"
+_LOST_FACE = "#f9dccd"
+_HATCH = "/////"
 _KEYS = {
     "download": _DOWNLOAD,
     "compute": _COMPUTE,
     "compute, cut off, finished layers kept": _PARTIAL,
     "upload": _UPLOAD,
-    "work thrown away": _LOST,
+    "thrown away": _LOST,
     "idle": _IDLE,
 }
 
@@ -65,11 +77,13 @@ def _picture(
     made = style.canvas(1.0)
     size, symbol = unit("seconds", until)
     seeds = ", ".join(map(str, sorted({cells[label].seed for label in shown})))
-    sample = f"{len(lanes)} of {population} lanes, every class in proportion" if len(lanes) < population else (
-        f"all {population} lanes"
-    )
+    whose = "clients" if all(lane.group != SERVER for lane in lanes) else "clients and servers"
+    sample = f"all {population} {whose}"
+    if len(lanes) < population:
+        sample = f"{len(lanes)} of {population} {whose}, every class in proportion"
     title = f"The fleet in its first {quantity('seconds', until)} of virtual time"
-    legend = style.legend(made, *_legend(), _EDGE, 0.46)
+    outcomes = {bar.outcome for bars, _ in shown.values() for bar in bars}
+    legend = style.legend(made, *_legend(outcomes), _EDGE, 0.46)
     top = 0.46 + legend + 0.08
     height = max(_LEAST, _LANE * len(lanes))
     made.set_size_inches(style.WIDTH, top + len(shown) * (_HEAD + height + _BETWEEN) - _BETWEEN + 0.55)
@@ -84,11 +98,17 @@ def _picture(
     for index, (label, (bars, _)) in enumerate(shown.items()):
         above = top + index * (_HEAD + height + _BETWEEN) + _HEAD
         axes = style.panel(made, left, above, style.WIDTH - left - _RIGHT, height)
-        _lanes(axes, lanes, bars, until, size)
+        axes.set_xlim(0, until / size)
+        end = min(until, last_second(cells[label]))
+        _lanes(axes, lanes, bars, end, size)
         _rounds(axes, cells[label], until, size)
+        if end < 0.85 * until:
+            words = "the run has ended" if cells[label].finished else "no row yet"
+            axes.annotate(words, ((end + until) / 2 / size, 0.5), xycoords=("data", "axes fraction"), ha="center",
+                          va="center", fontsize=8.5, color=style.QUIET)  # fmt: skip
         axes.annotate(style.short(label), (0, 1), (0, 13), xycoords="axes fraction", textcoords="offset points",
-                      fontweight="bold", fontsize=10, color=looks[label][0])  # fmt: skip
-        axes.annotate(_told(cells[label], lanes, bars, until), (1, 1), (0, 13), xycoords="axes fraction",
+                      fontweight="bold", fontsize=10, color=style.ink(looks[label][0]))  # fmt: skip
+        axes.annotate(_told(cells[label], lanes, bars, end), (1, 1), (0, 13), xycoords="axes fraction",
                       textcoords="offset points", ha="right", fontsize=8.5, color=style.QUIET)  # fmt: skip
         axes.tick_params(labelbottom=index == len(shown) - 1)
     assert axes is not None
@@ -96,12 +116,15 @@ def _picture(
     return made
 
 
-def _legend() -> tuple[list[Patch], list[str]]:
-    handles = [Patch(facecolor=colour, edgecolor="none") for colour in _KEYS.values()]
-    handles[4] = Patch(facecolor=_LOST_FACE, edgecolor=_LOST, hatch=_HATCH, linewidth=0)
-    handles[4].set_hatch_linewidth(0.6)
-    handles[5] = Patch(facecolor=_IDLE, edgecolor=style.PALE, linewidth=0.7)
-    return handles, list(_KEYS)
+def _legend(outcomes: Set[str]) -> tuple[list[Patch], list[str]]:
+    """The keys that the picture needs."""
+    unused = {_PARTIAL: "partial" not in outcomes, _LOST: not outcomes & LOST}
+    keys = {name: colour for name, colour in _KEYS.items() if not unused.get(colour)}
+    handles = {colour: Patch(facecolor=colour, edgecolor="none") for colour in keys.values()}
+    handles[_IDLE].set(edgecolor=style.PALE, linewidth=0.7)
+    if _LOST in handles:
+        handles[_LOST].set(facecolor=_LOST_FACE, edgecolor=_LOST, hatch=_HATCH, linewidth=0)
+    return list(handles.values()), list(keys)
 
 
 def _headings(lanes: Sequence[Lane]) -> list[str]:
@@ -109,14 +132,14 @@ def _headings(lanes: Sequence[Lane]) -> list[str]:
     return [f"{group} ({sum(1 for _ in members)})" for group, members in groupby(lanes, lambda lane: lane.group)]
 
 
-def _lanes(axes: Axes, lanes: Sequence[Lane], bars: Sequence[Bar], until: float, size: float) -> None:
+def _lanes(axes: Axes, lanes: Sequence[Lane], bars: Sequence[Bar], end: float, size: float) -> None:
     rows = {lane.address: row for row, lane in enumerate(lanes)}
     boxes: dict[str, list[list[tuple[float, float]]]] = {colour: [] for colour in _KEYS.values()}
     for bar in bars:
         row = rows.get(bar.lane)
         if row is None:
             continue
-        if lost(bar):
+        if bar.outcome in LOST:
             spans = [(_LOST, bar.start, bar.arrived)]
         else:
             compute = _PARTIAL if bar.outcome == "partial" else _COMPUTE
@@ -125,25 +148,21 @@ def _lanes(axes: Axes, lanes: Sequence[Lane], bars: Sequence[Bar], until: float,
                 (compute, bar.downloaded, bar.computed),
                 (_UPLOAD, bar.computed, bar.arrived),
             ]
-        for colour, start, end in spans:
-            if end > start:
-                boxes[colour].append(_box(start / size, end / size, row))
-    boxes[_IDLE] = [_box(0.0, until / size, row) for row in range(len(lanes))]
+        for colour, start, stop in spans:
+            if stop > start:
+                boxes[colour].append(_box(start / size, stop / size, row))
+    boxes[_IDLE] = [_box(0.0, end / size, row) for row in range(len(lanes))]
     for order, colour in enumerate([_IDLE, _DOWNLOAD, _COMPUTE, _PARTIAL, _UPLOAD]):
         axes.add_collection(
             PolyCollection(boxes[colour], facecolors=colour, edgecolors="none", zorder=2 + order / 10), autolim=False
         )
-    wasted = PolyCollection(
-        boxes[_LOST], facecolors=_LOST_FACE, edgecolors=_LOST, linewidths=0, hatch=_HATCH, zorder=3
-    )
-    wasted.set_hatch_linewidth(0.6)
+    wasted = PolyCollection(boxes[_LOST], facecolors=_LOST_FACE, edgecolors=_LOST, linewidths=0, hatch=_HATCH, zorder=3)
     axes.add_collection(wasted, autolim=False)
 
-    axes.set_xlim(0, until / size)
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     axes.grid(False)
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     middles, row = [], 0
     for _, members in groupby(lanes, lambda lane: lane.group):
         count = sum(1 for _ in members)
@@ -165,9 +184,12 @@ def _rounds(axes: Axes, cell: CellRecords, until: float, size: float) -> None:
     ends = [(at, seconds) for at, seconds in round_ends(cell) if seconds <= until]
     if not ends:
         return
-    crowded = len(ends) > 40
-    axes.vlines([seconds / size for _, seconds in ends], 0, 1, transform=axes.get_xaxis_transform(),
-                colors=style.INK, linewidth=0.3 if crowded else 0.8, zorder=5)  # fmt: skip
+    apart: list[float] = []
+    for _, seconds in ends:
+        if not apart or seconds - apart[-1] >= until / 250:
+            apart.append(seconds)
+    axes.vlines([seconds / size for seconds in apart], 0, 1, transform=axes.get_xaxis_transform(),
+                colors=style.INK, linewidth=0.4 if len(apart) > 40 else 0.8, zorder=5)  # fmt: skip
     room = until / 45
     free = -room
     for at, seconds in ends:
@@ -177,7 +199,7 @@ def _rounds(axes: Axes, cell: CellRecords, until: float, size: float) -> None:
             free = seconds
 
 
-def _told(cell: CellRecords, lanes: Sequence[Lane], bars: Sequence[Bar], until: float) -> str:
+def _told(cell: CellRecords, lanes: Sequence[Lane], bars: Sequence[Bar], end: float) -> str:
     """The panel in a sentence: rounds, and how the lanes that are drawn spent their time."""
     drawn = {lane.address for lane in lanes}
     spans: dict[Address, list[tuple[float, float]]] = {}
@@ -186,13 +208,14 @@ def _told(cell: CellRecords, lanes: Sequence[Lane], bars: Sequence[Bar], until: 
         if bar.lane in drawn:
             spans.setdefault(bar.lane, []).append((bar.start, bar.arrived))
             work += bar.arrived - bar.start
-            thrown += (bar.arrived - bar.start) * lost(bar)
-    busy = sum(end - start for found in spans.values() for start, end in merged(found)) / (until * len(lanes))
-    finished = [at for at, seconds in round_ends(cell) if seconds <= until]
+            thrown += (bar.arrived - bar.start) * (bar.outcome in LOST)
+    spent = sum(stop - start for found in spans.values() for start, stop in merged(found))
+    busy = min(1.0, spent / (end * len(lanes))) if end else 0.0
+    finished = [at for at, seconds in round_ends(cell) if seconds <= end]
     if finished:
         rounds = f"{finished[-1]} round{'s' * (finished[-1] != 1)}"
     else:
         first = round_ends(cell)
         rounds = f"round {first[0][0]} ends after {quantity('seconds', first[0][1])}" if first else "no round"
-    wasted = f", {thrown / work:.0%} of it thrown away" if thrown else ""
-    return f"{rounds} · busy {busy:.0%} of the time{wasted}"
+    wasted = f", {100 * thrown / work:.0f} % of it thrown away" if thrown else ""
+    return f"{rounds} · busy {100 * busy:.0f} % of the time{wasted}"

@@ -7,18 +7,10 @@ from typing import Literal
 
 Kind = Literal["seconds", "bytes", "count"]
 
-# A time keeps its unit up to twice the next one: 90 s reads better than 1.5 min.
-_UNITS: dict[Kind, tuple[tuple[float, float, str], ...]] = {
-    "seconds": (
-        (0.0, 1e-6, "µs"),
-        (1e-3, 1e-3, "ms"),
-        (1.0, 1.0, "s"),
-        (120.0, 60.0, "min"),
-        (7200.0, 3600.0, "h"),
-        (172800.0, 86400.0, "d"),
-    ),
-    "bytes": ((0.0, 1.0, "B"), (1e3, 1e3, "kB"), (1e6, 1e6, "MB"), (1e9, 1e9, "GB"), (1e12, 1e12, "TB"), (1e15, 1e15, "PB")),
-    "count": ((0.0, 1.0, ""),),
+_UNITS: dict[Kind, tuple[tuple[float, str], ...]] = {
+    "seconds": ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "d")),
+    "bytes": ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB")),
+    "count": ((1.0, ""),),
 }
 _NAMES = {"µs": "microseconds", "ms": "milliseconds", "s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
 
@@ -41,8 +33,11 @@ def unit(kind: Kind, largest: float) -> tuple[float, str]:
     """
     if largest == 0 and kind == "seconds":
         return 1.0, "s"
-    size, symbol = next((size, symbol) for least, size, symbol in reversed(_UNITS[kind]) if largest >= least)
-    return size, symbol
+    # A time keeps its unit up to twice the next one: 90 s reads better than 1.5 min.
+    fitting = [
+        entry for entry in _UNITS[kind] if largest >= entry[0] * (2 if entry[0] >= 60 and kind == "seconds" else 1)
+    ]
+    return fitting[-1] if fitting else _UNITS[kind][0]
 
 
 def unit_name(kind: Kind, symbol: str) -> str:
@@ -121,8 +116,10 @@ def log_ticks(kind: Kind, low: float, high: float, most: int = 5) -> tuple[list[
     coarse = _times() if kind == "seconds" else decades
     fine = _times(fine=True) if kind == "seconds" else [step * ten for ten in decades for step in (1.0, 2.0, 5.0)]
     coarse, fine = ([tick for tick in ticks if low <= tick <= high] for ticks in (coarse, fine))
-    ticks = coarse if len(coarse) >= 3 else fine
-    ticks = ticks[:: math.ceil(len(ticks) / most) or 1]
+    ticks: list[float] = []
+    for tick in coarse if len(coarse) >= 3 else fine:
+        if not ticks or math.log(tick / ticks[-1]) >= math.log(high / low) / (most + 1):
+            ticks.append(tick)
     return ticks, [_tick_text(kind, tick) for tick in ticks], fine if len(fine) <= 4 * most else []
 
 
@@ -131,12 +128,12 @@ def _times(fine: bool = False) -> list[float]:
     below = [step * 10.0**power for power in range(-9, 0) for step in steps]
     sixty: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0) if fine else (1.0, 10.0)
     hours = (1.0, 2.0, 5.0, 10.0) if fine else (1.0, 10.0)
-    days = [86400.0 * step * 10.0**power for power in range(9) for step in steps]
+    days = [86400.0 * step * 10.0**power for power in range(18) for step in steps]
     return [*below, *sixty, *(60 * step for step in sixty), *(3600 * step for step in hours), *days]
 
 
 def _tick_text(kind: Kind, value: float) -> str:
-    sizes = [(size, symbol) for _, size, symbol in _UNITS[kind]]
-    size, symbol = next(((size, symbol) for size, symbol in reversed(sizes) if value >= size * 0.999), sizes[0])
+    fitting = [entry for entry in _UNITS[kind] if value >= entry[0] * 0.999]  # 10 to a power is not always exact
+    size, symbol = fitting[-1] if fitting else _UNITS[kind][0]
     scaled = value / size
     return f"{f'{scaled:,.0f}' if 1 <= round(scaled) < 1e5 else f'{scaled:.0e}'} {symbol}".rstrip()

@@ -110,13 +110,18 @@ class Simulator:
         """
         self._wait_for_somebody()
         state = drive(algorithm.round(state, SimulatedCohort(self)), self)
+        # State that nobody has read yet is computed here, so that a checkpoint between rounds changes nothing.
+        settled: dict[Call, None] = {}
+        self._closure([c for c in self.pending if c.ended and c.state_spec], settled)
+        self.compute(sorted(settled, key=lambda c: c.seq))
         for call in list(self.calls.values()):
             if call.ended:
                 self._drop(call)
         self.calls = {q: c for q, c in self.calls.items() if not c.ended}
-        self.tail = {to: c for to, c in self.tail.items() if not c.ended or (c.usable and c.value is None and c in self.pending)}
+        self.tail = {to: c for to, c in self.tail.items() if not c.ended}
         for call in self.calls.values():
-            call.before = call.previous
+            call.before = call.previous if call.value is None else None
+            call.next = [after for after in call.next if not after.ended]
         self.rounds += 1
         return state
 
@@ -127,7 +132,7 @@ class Simulator:
             self.ledger.regret(call.request.to, *self._spent(call))
         if call.value is not None:
             self.unread -= nbytes(call.spec)
-        elif not call.state_spec and not any(c for c in call.next if not c.ended):
+        elif not call.state_spec and all(after.ended for after in call.next):
             self.pending = [c for c in self.pending if c is not call]
 
     def _wait_for_somebody(self) -> None:
@@ -502,7 +507,7 @@ class Simulator:
             state=self.states.get(q.to, {}),
             arrays=arrays,
             config=q.config,
-            rows=self.streams.rows(number, steps),
+            rows=self.streams.rows(number if kind == "client" else 0, steps),
             key=fold(self.seed, kind, number, q.batches.start),
             budget=call.budget,
         )

@@ -69,8 +69,8 @@ def resnet_small(sample_shape: Shape, classes: int) -> nn.Sequential:
             ("block1", ResidualBlock(16, 16, 1, 4)),
             ("block2", ResidualBlock(16, 16, 1, 4)),
             ("block3", ResidualBlock(16, 32, 2, 4)),
-            ("pool", nn.AdaptiveAvgPool2d(1)),
+            ("pool", nn.AdaptiveAvgPool2d(4)),
             ("flatten", nn.Flatten()),
-            ("output", nn.Linear(32, classes)),
+            ("output", nn.Linear(32 * 16, classes)),
         ])
     )  # fmt: skip

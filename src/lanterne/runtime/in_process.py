@@ -1,0 +1,279 @@
+"""The same programs on a real clock: one thread per address, as a deployment has one process per device. Nothing polls.
+
+A device's deadline is kept by its own clock through a `Clock` budget: its backward pass really stops.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lanterne.budget import Clock, Units
+from lanterne.data import Streams
+from lanterne.errors import LanterneError, ProtocolError
+from lanterne.protocol import (
+    Address,
+    Algorithm,
+    Deadline,
+    Dispatch,
+    Effect,
+    Facts,
+    First,
+    Gather,
+    Outcome,
+    Output,
+    Reply,
+    Request,
+    S,
+    drive,
+)
+from lanterne.rng import fold
+from lanterne.runtime.cohort import sample
+from lanterne.runtime.job import Job
+from lanterne.runtime.loop import Loop
+
+
+class Flight:
+    """A request under way on the real clock."""
+
+    def __init__(self, seq: int, request: Request, sources: dict[str, Flight], round: int, sent: float) -> None:
+        self.seq, self.request, self.sources, self.round, self.sent = seq, request, sources, round, sent
+        self.waits = 0
+        self.next: list[Flight] = []
+        self.outcome: Outcome | None = None
+        self.value: Mapping[str, Tensor] = {}
+        self.error: str | None = None
+        self.at = math.inf
+        self.consumed = self.claimed = self.cancelled = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is settled and brought arrays."""
+        return self.outcome in ("complete", "partial")
+
+
+class InProcessCohort:
+    """What an algorithm is told of the fleet here: no clock model, all clients alike. See `lanterne.protocol.Cohort`."""
+
+    def __init__(self, runtime: InProcess) -> None:
+        self._runtime = runtime
+        self.round = runtime.rounds
+        self.key = fold(runtime.seed, "cohort", runtime.rounds)
+        self.clients: Sequence[int] = [c for c in range(len(runtime.streams)) if c not in runtime.gone]
+
+    def sample(self, n: int | None, key: int) -> tuple[int, ...]:
+        """`n` clients at random without repetition, ascending; all of them where `n` is None or exceeds their number."""
+        return sample(self.clients, n, key)
+
+    def facts(self, client: int) -> Facts:
+        """What is known of a client: its samples."""
+        return Facts(self._runtime.streams.samples(client), math.inf, math.inf, math.inf, math.inf, 0.0, "device")
+
+    def seconds(self, request: Request) -> float:
+        """The mean of what this client has needed for this handler so far; 0 before the first time."""
+        times = self._runtime.measured.get((request.to, request.handler), [])
+        return sum(times) / len(times) if times else 0.0
+
+    def reach(self, request: Request) -> None:
+        """Unknown: there is no clock model of real devices."""
+        del request
+
+
+class InProcess:
+    """A fleet of threads on the wall clock.
+
+    Args:
+        algorithm: whose requests are served.
+        executor: calls the handlers; its threads are not used.
+        streams: which rows a client reads.
+        seed: of the run.
+        on_error: `raise` ends the round with a handler's error, as is right for one's own code; `fail` makes it a reply with
+            the outcome `failed`, as a fleet would.
+        gone: clients that have left: what is sent to them is lost. May change at any time.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm[Any], executor: Loop, streams: Streams, *, seed: int = 0, on_error: str = "raise", gone: set[int] | None = None
+    ) -> None:
+        self.handlers, self.executor, self.streams, self.seed = algorithm.handlers, executor, streams, seed
+        self.on_error, self.gone = on_error, gone if gone is not None else set()
+        self.rounds, self.seq = 0, 0
+        self.started = time.monotonic()
+        self.measured: dict[tuple[Address, str], list[float]] = {}
+        self.states: dict[Address, Mapping[str, Tensor]] = {}
+        self._changed = threading.Condition()
+        self._flights: dict[Request, Flight] = {}
+        self._tail: dict[Address, Flight] = {}
+        self._queues: dict[Address, queue.SimpleQueue[Flight | None]] = {}
+        self._threads: list[threading.Thread] = []
+        self._failure: Exception | None = None
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def round(self, algorithm: Algorithm[S], state: S) -> S:
+        """One server version; what is still under way stays."""
+        state = drive(algorithm.round(state, InProcessCohort(self)), self)
+        with self._changed:
+            self._flights = {q: f for q, f in self._flights.items() if f.outcome is None and not f.cancelled}
+            self._tail = {to: f for to, f in self._tail.items() if f.outcome is None and not f.cancelled}
+            self.rounds += 1
+        return state
+
+    def perform(self, effect: Effect) -> list[Reply] | None:
+        """Perform one effect."""
+        with self._changed:
+            if isinstance(effect, Dispatch):
+                for request in effect.requests:
+                    self._dispatch(request)
+                return None
+            return self._gather(effect)
+
+    def close(self) -> None:
+        """End all threads; work under way is finished first."""
+        for waiting in self._queues.values():
+            waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    # ------------------------------------------------------------------ under the lock
+    def _dispatch(self, request: Request) -> None:
+        if request.handler not in self.handlers:
+            raise ProtocolError(f"There is no handler {request.handler!r}; the table has {', '.join(self.handlers)}.")
+        sources = {n: self._flights[a.request] for n, a in request.arrays.items() if isinstance(a, Output)}
+        flight = self._flights[request] = Flight(self.seq, request, sources, self.rounds, time.monotonic())
+        self.seq += 1
+        before = self._tail.get(request.to)
+        self._tail[request.to] = flight
+        for source in sources.values():
+            source.consumed = True
+        if any(s.cancelled or (s.outcome is not None and not s.usable) for s in sources.values()):
+            self._settle(flight, "lost")
+            return
+        for source in dict.fromkeys([*sources.values(), *([before] if before is not None else [])]):
+            if source.outcome is None and not source.cancelled:
+                flight.waits += 1
+                source.next.append(flight)
+        if not flight.waits:
+            self._send(flight)
+
+    def _send(self, flight: Flight) -> None:
+        to = flight.request.to
+        if to in self.gone:
+            self._settle(flight, "lost")
+            return
+        if to not in self._queues:
+            self._queues[to] = queue.SimpleQueue()
+            thread = threading.Thread(target=self._serve, args=(to,), daemon=True, name=f"lanterne-{to}")
+            self._threads.append(thread)
+            thread.start()
+        self._queues[to].put(flight)
+
+    def _settle(self, flight: Flight, outcome: Outcome, value: Mapping[str, Tensor] | None = None, error: str | None = None) -> None:
+        if flight.outcome is not None or flight.cancelled:
+            return
+        flight.outcome, flight.value, flight.error, flight.at = outcome, value or {}, error, self.now
+        for after in flight.next:
+            after.waits -= 1
+            if not flight.usable and flight in after.sources.values():
+                self._settle(after, "lost")
+            elif not after.waits and not after.cancelled and after.outcome is None:
+                self._send(after)
+        flight.next = []
+        self._changed.notify_all()
+
+    def _cancel(self, flight: Flight) -> None:
+        """End a flight and all that waits for it. One that a thread is at work on ends unheard, its state unchanged."""
+        todo = [flight]
+        while todo:
+            f = todo.pop()
+            if f.outcome is None and not f.cancelled:
+                f.cancelled = True
+                todo += f.next
+                todo += [s for s in f.sources.values() if all(n.cancelled for n in s.next)]
+
+    def _gather(self, g: Gather) -> list[Reply]:
+        if g.of is None:
+            open_ = [f for f in self._flights.values() if not f.claimed and not f.consumed and not f.cancelled]
+        else:
+            open_ = [f for f in (self._flights[q] for q in g.of) if not f.claimed and not f.cancelled]
+        first = g.until.k if isinstance(g.until, First) else None
+        limit = g.until.seconds if isinstance(g.until, Deadline) and g.until.seconds < math.inf else None
+
+        def enough() -> bool:
+            return (
+                self._failure is not None
+                or all(f.outcome is not None for f in open_)
+                or (first is not None and sum(f.usable for f in open_) >= first)
+            )
+
+        self._changed.wait_for(enough, limit)
+        if self._failure is not None:
+            raise self._failure
+        taken = [f for f in open_ if f.outcome is not None]
+        if first is not None:
+            chosen = set(map(id, sorted((f for f in taken if f.usable), key=lambda f: (f.at, f.seq))[:first]))
+            taken = [f for f in taken if not f.usable or id(f) in chosen]
+        if g.late == "cancel":
+            for f in open_:
+                self._cancel(f)
+        for f in taken:
+            f.claimed = True
+        return [Reply(f.request, f.at, f.outcome or "lost", f.value, f.error) for f in sorted(taken, key=lambda f: f.seq)]
+
+    # ------------------------------------------------------------------ an address's thread
+    def _serve(self, to: Address) -> None:
+        while (flight := self._queues[to].get()) is not None:
+            if flight.cancelled:
+                continue
+            begun = time.monotonic()
+            end = flight.sent + flight.request.deadline
+            stopped = False
+
+            def allows(end: float = end) -> bool:
+                nonlocal stopped
+                stopped = stopped or time.monotonic() >= end
+                return not stopped
+
+            try:
+                job = self._job(flight, Units() if math.isinf(end) else Clock(allows))
+                state, value = self.executor.one(job)
+            except LanterneError as error:
+                with self._changed:
+                    if self.on_error == "raise":
+                        self._failure = error
+                    self._settle(flight, "failed", error=str(error))
+                    self._changed.notify_all()
+                continue
+            with self._changed:
+                self.measured.setdefault((to, flight.request.handler), []).append(time.monotonic() - begun)
+                if to in self.gone:
+                    self._settle(flight, "lost")
+                elif not flight.cancelled:
+                    self.states[to] = state
+                    self._settle(flight, "partial" if stopped else "complete", value)
+
+    def _job(self, flight: Flight, budget: Units | Clock) -> Job:
+        q = flight.request
+        arrays = {n: flight.sources[n].value[a.name] if isinstance(a, Output) else a for n, a in q.arrays.items()}
+        number, kind = (q.to, "client") if isinstance(q.to, int) else (q.to[1], "server")
+        return Job(
+            to=q.to,
+            handler=q.handler,
+            signature=(),
+            function=self.handlers[q.handler],
+            state=self.states.get(q.to, {}),
+            arrays=arrays,
+            config=q.config,
+            rows=self.streams.rows(number if kind == "client" else 0, q.batches if kind == "client" else range(0)),
+            key=fold(self.seed, kind, number, q.batches.start),
+            budget=budget,
+        )

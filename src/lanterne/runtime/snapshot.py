@@ -1,0 +1,143 @@
+"""A simulator as plain data, and back: numbers, strings, tuples, dictionaries and tensors, shared tensors staying shared.
+
+Everything in flight is kept: requests, their recorded times, what was computed ahead with the state to roll back to, and what
+was not, which is computed after the restart.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lanterne.protocol import Output, Pass, Request
+from lanterne.runtime.call import Call
+from lanterne.tree import ArraySpec, Spec
+
+if TYPE_CHECKING:
+    from lanterne.runtime.simulator import Simulator
+
+_PLAIN = ("seq", "sent", "round", "nth", "stage", "outcome", "start", "downloaded", "computed", "arrived", "units", "waits", "consumed", "claimed")
+
+
+def snapshot(simulator: Simulator) -> dict[str, Any]:
+    """The simulator as plain data, between two rounds.
+
+    Args:
+        simulator: left as it is.
+    """
+    calls: dict[int, Call] = {}
+    todo = [*simulator.calls.values(), *simulator.tail.values(), *simulator.pending]
+    while todo:
+        call = todo.pop()
+        if call.seq not in calls:
+            calls[call.seq] = call
+            todo += [*call.sources.values(), *call.next, *([call.before] if call.before else [])]
+    return {
+        "now": simulator.now,
+        "rounds": simulator.rounds,
+        "seq": simulator.seq,
+        "unread": simulator.unread,
+        "waves": simulator.waves,
+        "away": dict(simulator.away),
+        "sent": dict(simulator.sent),
+        "states": {to: dict(state) for to, state in simulator.states.items()},
+        "ledger": simulator.ledger.snapshot(),
+        "events": [(t, kind, seq) for t, kind, seq, call in sorted(simulator.events, key=lambda e: e[:3]) if call.stage != "cancelled"],
+        "calls": [_call(calls[seq], calls) for seq in sorted(calls)],
+        "live": [call.seq for call in simulator.calls.values()],
+        "tail": [(to, call.seq) for to, call in simulator.tail.items()],
+        "pending": [call.seq for call in simulator.pending],
+        "running": [(lane, call.seq) for lane, call in simulator.running.items()],
+        "queues": [(lane, [call.seq for call in queue]) for lane, queue in simulator.queues.items() if queue],
+    }
+
+
+def restore(simulator: Simulator, snap: dict[str, Any]) -> None:
+    """Bring a fresh simulator of the same experiment to where a snapshot was taken.
+
+    Args:
+        simulator: as it was made.
+        snap: from `snapshot`.
+    """
+    simulator.now, simulator.rounds, simulator.seq = snap["now"], snap["rounds"], snap["seq"]
+    simulator.unread, simulator.waves = snap["unread"], snap["waves"]
+    simulator.away, simulator.sent, simulator.states = snap["away"], snap["sent"], snap["states"]
+    simulator.ledger.restore(snap["ledger"])
+    calls: dict[int, Call] = {}
+    for data in snap["calls"]:
+        calls[data["seq"]] = _restored(data, calls)
+    for data in snap["calls"]:
+        call = calls[data["seq"]]
+        call.next = [calls[seq] for seq in data["next"]]
+        call.before = None if data["before"] is None else calls[data["before"]]
+    simulator.calls = {calls[seq].request: calls[seq] for seq in snap["live"]}
+    simulator.tail = {to: calls[seq] for to, seq in snap["tail"]}
+    simulator.pending = [calls[seq] for seq in snap["pending"]]
+    simulator.running = {lane: calls[seq] for lane, seq in snap["running"]}
+    simulator.queues = {lane: deque(calls[seq] for seq in seqs) for lane, seqs in snap["queues"]}
+    simulator.events = [(t, kind, seq, calls[seq]) for t, kind, seq in snap["events"]]
+    heapq.heapify(simulator.events)
+
+
+def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
+    q = call.request
+    by_request = {c.request: c.seq for c in calls.values()}
+    arrays = {n: ("output", by_request[a.request], a.name) if isinstance(a, Output) and a.request in by_request else a for n, a in q.arrays.items()}
+    return {
+        **{name: getattr(call, name) for name in _PLAIN},
+        "sources": {name: source.seq for name, source in call.sources.items()},
+        "before": None if call.before is None else call.before.seq,
+        "next": [after.seq for after in call.next if after.seq in calls],
+        "value": None if call.value is None else dict(call.value),
+        "state_before": None if call.state_before is None else dict(call.state_before),
+        "spec": _plain(call.spec),
+        "state_spec": _plain(call.state_spec),
+        "signature": None if call.signature is None else (_plain(call.signature[2]), _plain(call.signature[3]), call.signature[4], call.signature[5]),
+        "request": {
+            "to": q.to,
+            # An output that was taken in already is known by its name alone: its value is in the past.
+            "arrays": {n: ("past", "", a.name) if isinstance(a, Output) else a for n, a in arrays.items()},
+            "config": dict(q.config),
+            "batches": (q.batches.start, q.batches.stop),
+            "passes": [tuple(p) for p in q.passes],
+            "deadline": q.deadline,
+            "stop": q.stop,
+            "note": q.note,
+            "handler": q.handler,
+        },
+    }  # fmt: skip
+
+
+def _restored(data: dict[str, Any], calls: dict[int, Call]) -> Call:
+    r = data["request"]
+    past = Request(r["to"], r["handler"])
+    arrays = {}
+    for name, array in r["arrays"].items():
+        if isinstance(array, tuple):
+            kind, seq, output = array
+            arrays[name] = Output(calls[seq].request if kind == "output" else past, output)
+        else:
+            arrays[name] = array
+    passes = [Pass(*p) for p in r["passes"]]
+    q = Request(r["to"], r["handler"], arrays, r["config"], range(*r["batches"]), passes, r["deadline"], r["stop"], r["note"])
+    call = Call(data["seq"], q, data["sent"], data["round"], data["nth"])
+    for name in _PLAIN:
+        setattr(call, name, data[name])
+    call.sources = {name: calls[seq] for name, seq in data["sources"].items()}
+    call.value, call.state_before = data["value"], data["state_before"]
+    call.spec, call.state_spec = _spec(data["spec"]), _spec(data["state_spec"])
+    if data["signature"] is not None:
+        state, inbox, steps, units = data["signature"]
+        call.signature = (q.handler, tuple(q.config.items()), _spec(state), _spec(inbox), steps, units)
+    return call
+
+
+def _plain(spec: Spec) -> list[tuple[str, tuple[int, ...], str]]:
+    return [(a.name, a.shape, str(a.dtype).removeprefix("torch.")) for a in spec]
+
+
+def _spec(plain: list[tuple[str, tuple[int, ...], str]]) -> Spec:
+    return tuple(ArraySpec(name, tuple(shape), getattr(torch, dtype)) for name, shape, dtype in plain)
