@@ -29,8 +29,9 @@ lint: .venv/installed-dev  ## style, format and import contracts
 types: .venv/installed-dev  ## strict types
 	$(BIN)/mypy
 
+# --quiet would hide the warnings from --strict.
 docs: .venv/installed-dev  ## the documentation, built strictly into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/installed-dev  ## the measurements in benchmarks/, one after the other
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done

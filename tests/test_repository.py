@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -69,6 +70,15 @@ def test_the_checks_at_a_change_are_the_test_command() -> None:
     assert script.read_text().splitlines()[-1] == "exec make test"
 
 
+def test_tests_stay_on_the_loopback_interface() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outside:
+        for call, host in ((outside.connect, "192.0.2.1"), (outside.bind, "0.0.0.0"), (outside.bind, "")):
+            with pytest.raises(PermissionError, match="loopback"):
+                call((host, 0))
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as inside:
+        assert inside.getpeername() == server.getsockname()
+
+
 def contracts(root: Path, module: str, line: str) -> dict[str, bool]:
     """Which contracts are kept where one module of a package with our layers, otherwise empty, has one line."""
     pyproject = (ROOT / "pyproject.toml").read_text()
@@ -80,10 +90,9 @@ def contracts(root: Path, module: str, line: str) -> dict[str, bool]:
         (path.parent / "__init__.py").touch()
     (root / "lanterne" / module).write_text(f"{line}\n")
     (root / "pyproject.toml").write_text(pyproject)
-    program = (
-        "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports; lint_imports(no_cache=True)"
-    )
-    result = subprocess.run([sys.executable, "-I", "-c", program], cwd=root, capture_output=True, text=True)
+    program = "from importlinter.cli import lint_imports; lint_imports(no_cache=True)"
+    isolated = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {program}"]
+    result = subprocess.run(isolated, cwd=root, capture_output=True, text=True)
     verdicts = dict(re.findall(r"^(.+?) (KEPT|BROKEN)\b", result.stdout, re.MULTILINE))
     assert verdicts, result.stdout + result.stderr
     return {name: verdict == "KEPT" for name, verdict in verdicts.items()}

@@ -25,6 +25,11 @@ class Fleet:
         self.speed = {c: slowdown if name == "straggler" else 1.0 for c, name in self.classes.items()}
         self.scale = scale
 
+    def tiers(self, names: Sequence[str]) -> Fleet:
+        """Each of the first clients in a class of its own, all others in the last one."""
+        self.classes = {client: names[min(client, len(names) - 1)] for client in self.classes}
+        return self
+
     def times(self, client: int, rng: np.random.Generator) -> tuple[float, float, float]:
         work = self.speed[client] * float(rng.lognormal(0.0, 0.08))
         return 0.15 * self.scale, 1.6 * work * self.scale, 0.3 * self.scale
@@ -61,21 +66,18 @@ def _synchronous(kind: str, fleet: Fleet, rounds: int, rng: np.random.Generator)
 def _buffered(
     fleet: Fleet, rounds: int, rng: np.random.Generator, buffer: int = 10
 ) -> Iterator[tuple[float, list[Row]]]:
-    queue: list[tuple[float, int, float, tuple[float, float]]] = []
-
-    def start(client: int, now: float) -> None:
-        down, work, up = fleet.times(client, rng)
-        heapq.heappush(queue, (now + down + work + up, client, now, (down, work)))
-
-    for client in fleet.classes:
-        start(client, 0.0)
+    queue: list[tuple[float, int, int, float, tuple[float, float]]] = []
+    now, idle = 0.0, list(fleet.classes)
     for at in range(1, rounds + 1):
-        requests = []
-        for _ in range(buffer):
-            arrived, client, begun, spans = heapq.heappop(queue)
-            requests.append(_request(at, client, fleet.classes[client], begun, spans, arrived, "complete"))
-            start(client, arrived)
-        yield arrived, requests
+        requests: list[Row] = []
+        while len(requests) < buffer:
+            for client in idle:
+                down, work, up = fleet.times(client, rng)
+                heapq.heappush(queue, (now + down + work + up, client, at, now, (down, work)))
+            now, client, sent_in, begun, spans = heapq.heappop(queue)
+            requests.append(_request(sent_in, client, fleet.classes[client], begun, spans, now, "complete"))
+            idle = [client]
+        yield now, requests
 
 
 _CURVES = {  # final accuracy of the fast and of the straggler class, rounds to get there

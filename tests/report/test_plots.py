@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from lanterne.errors import ConfigError, RunError
 from lanterne.report import classes, curves, load_run, plot_run, style, timeline
-from lanterne.report.lanes import choose, last_second, merged, read, window
+from lanterne.report.lanes import Bar, Lane, choose, last_second, merged, read, shares, window
 
 # The runs whose pictures must be readable: the demo, and everything that can be odd about a run.
 RUNS = {
@@ -35,6 +35,8 @@ RUNS = {
     "long-names": {"algorithms": ["salf:" + "x" * 60, "drop:" + "y" * 50], "rounds": 4},
     "tiny": {"fleet": {"clients": 3, "stragglers": 0.4, "scale": 1e-7}, "rounds": 6, "model": 3},
     "huge": {"fleet": {"clients": 200, "slowdown": 1000.0, "scale": 3000.0}, "rounds": 8, "model": 3e14},
+    "tiers": {"tiers": ["phone", "tablet", "laptop", "board", "rack of many"], "rounds": 4},
+    "all-different": {"tiers": [f"device {n}" for n in range(30)], "rounds": 4},
     "alone": {"fleet": {"clients": 1, "stragglers": 0.0}, "algorithms": ["fedavg", "salf"], "rounds": 5},
 }  # fmt: skip
 
@@ -44,6 +46,8 @@ def odd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     options = dict(RUNS[request.param])
     if "fleet" in options:
         options["fleet"] = Fleet(**options["fleet"])
+    if "tiers" in options:
+        options["fleet"] = Fleet().tiers(options.pop("tiers"))
     return write_run(tmp_path_factory.mktemp("runs") / request.param, **options)
 
 
@@ -241,9 +245,10 @@ def test_there_is_no_window_before_a_round_has_ended(make_run) -> None:
 
 def test_requests_are_cut_at_the_window(demo: Path) -> None:
     drop = next(cell for cell in load_run(demo).cells if cell.label == "drop")
-    bars, groups = read(drop, 4.0)
+    found = read(drop, 4.0)
+    bars = found.bars
     assert len(bars) == 60
-    assert len(groups) == 30
+    assert len(found.groups) == 30
     assert all(0 <= bar.start <= bar.downloaded <= bar.computed <= bar.arrived <= 4.0 for bar in bars)
     assert sum(bar.outcome == "cancelled" for bar in bars) == 54
 
@@ -258,9 +263,31 @@ def test_odd_requests_are_drawn_as_far_as_they_are_known(make_run) -> None:
     ]
     file = path / "cells" / "salf-seed1" / "timeline.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    bars, groups = read(load_run(path).cells[0], 2.0)
-    assert [(bar.downloaded, bar.computed) for bar in bars] == [(2.0, 2.0), (2.0, 2.0), (1.0, 1.5)]
-    assert groups == {0: "fast", 1: "client", "server:1": "server"}
+    found = read(load_run(path).cells[0], 2.0)
+    assert [(bar.downloaded, bar.computed) for bar in found.bars] == [(2.0, 2.0), (2.0, 2.0), (1.0, 1.5)]
+    assert found.groups == {0: "fast", 1: "client", "server:1": "server"}
+
+
+def test_rounds_without_a_row_end_where_the_next_one_is_sent(make_run) -> None:
+    dense, sparse = make_run("dense"), make_run("sparse", every=20)
+    for label in ("salf", "fedavg", "fedbuff"):
+        known, told = (
+            read(next(cell for cell in load_run(path).cells if cell.label == label), 20.0).ends
+            for path in (dense, sparse)
+        )
+        within = {at: seconds for at, seconds in known.items() if seconds < 20.0}
+        assert within
+        assert {at: told.get(at) for at in within} == pytest.approx(within)
+
+
+def test_shares_are_those_of_the_lanes_that_are_drawn() -> None:
+    bars = [
+        Bar(0, 0.0, 1.0, 2.0, 3.0, "complete"),
+        Bar(0, 2.0, 3.0, 4.0, 4.0, "cancelled"),
+        Bar(9, 0.0, 1.0, 2.0, 9.0, "lost"),
+    ]
+    assert shares(bars, [Lane(0, "fast"), Lane(1, "fast")], 8.0) == (0.25, 0.4)
+    assert shares([], [Lane(0, "fast")], 0.0) == (0.0, 0.0)
 
 
 def test_lanes_stand_by_class_then_by_number() -> None:

@@ -149,6 +149,7 @@ class Salf:
         uncovered, everybody = cover == 0, sum(weight.values())
         if self.rule in ("code", "ht"):
             return torch.where(uncovered, state.w, state.w + total / everybody), capped
+        p = p if self.rule == "paper" else [0.0] * len(p)
         factors = [min(1.0 / (1.0 - x) if x < 1.0 else math.inf, self.factor_cap) for x in p]
         capped += sum(f == self.factor_cap and x < 1.0 for f, x in zip(factors, p, strict=True))
         factor: Tensor | float = self._spread(factors, state.w) if any(f != 1.0 for f in factors) else 1.0

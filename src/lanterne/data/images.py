@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +42,10 @@ def decode(chunks: Sequence[pa.Array], where: str) -> NDArray[np.uint8]:
     for chunk in chunks:
         cells += (pc.struct_field(chunk, "bytes") if types.is_struct(chunk.type) else chunk).to_pylist()
     pictures: list[NDArray[np.uint8]] = []
-    threads = os.cpu_count() or 1 if sum(len(cell or b"") for cell in cells) > _SMALL * len(cells) else 1
-    with ThreadPoolExecutor(threads) as pool:
-        starts = range(0, len(cells), _TASK)
-        for part in pool.map(lambda start: _pictures(cells[start : start + _TASK], start, where), starts):
+    small = sum(len(cell or b"") for cell in cells) < _SMALL * len(cells)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        run: Callable[..., Iterator[list[NDArray[np.uint8]]]] = map if small else pool.map
+        for part in run(lambda row: _pictures(cells[row : row + _TASK], row, where), range(0, len(cells), _TASK)):
             pictures += part
     size = pictures[0].shape[:2]
     for row, picture in enumerate(pictures):

@@ -63,6 +63,26 @@ class Draw(NamedTuple):
     nth: int
 
 
+class TimeLeft(NamedTuple):
+    """What a unit's end has to fit into: `before + t + after[unit] <= deadline`.
+
+    Kept as three numbers, so that whoever needs exactly the deadline is in time here as well as on the clock.
+    """
+
+    before: float
+    after: Floats
+    deadline: float
+
+    def allows(self, times: Floats) -> NDArray[np.bool_]:
+        """Whether units that end after so many seconds of computation are in time."""
+        return (self.before + times) + self.after <= self.deadline
+
+    @property
+    def seconds(self) -> Floats:
+        """The seconds that are left for the computation."""
+        return self.deadline - self.before - self.after
+
+
 class Pace(Protocol):
     """How a device's speed varies from one request to the next."""
 
@@ -72,8 +92,8 @@ class Pace(Protocol):
     def expected(self, device: Device, work: Work) -> float:
         """Mean seconds of all units; there is at least one."""
 
-    def reach(self, device: Device, work: Work, seconds: Floats) -> Floats:
-        """For each unit, the probability that it ends within `seconds` (`[units]`) from the start of the computation."""
+    def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
+        """For each unit, the probability that it ends in time."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +191,11 @@ class Device:
             return 0.0
         return float(self.steady(work)[-1]) if self.pace is None else self.pace.expected(self, work)
 
-    def reach(self, work: Work, seconds: Floats) -> Floats:
-        """For each unit, the probability that it ends within so many seconds."""
+    def reach(self, work: Work, left: TimeLeft) -> Floats:
+        """For each unit, the probability that it ends in time."""
         if self.pace is None:
-            return (self.steady(work) <= seconds).astype(np.float64)
-        return self.pace.reach(self, work, seconds)
+            return left.allows(self.steady(work)).astype(np.float64)
+        return self.pace.reach(self, work, left)
 
     def steady(self, work: Work) -> Floats:
         """The same at full speed: `FLOPs so far / flops + overhead * batches so far`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammainc
 
-from lanterne.fleet.device import Device, Draw, Floats, Work
+from lanterne.fleet.device import Device, Draw, Floats, TimeLeft, Work
 from lanterne.rng import generator, uniform
 
 
@@ -30,9 +30,9 @@ class Slower:
         """Mean seconds of all units."""
         return float(device.steady(work)[-1]) * self.slowdown
 
-    def reach(self, device: Device, work: Work, seconds: Floats) -> Floats:
+    def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
         """0 or 1."""
-        return (device.steady(work) * self.slowdown <= seconds).astype(np.float64)
+        return left.allows(device.steady(work) * self.slowdown).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class SometimesSlower:
         """Mean seconds of all units."""
         return float(device.steady(work)[-1]) * (1.0 + self.share * (self.slowdown - 1.0))
 
-    def reach(self, device: Device, work: Work, seconds: Floats) -> Floats:
+    def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
         """A mixture of both speeds."""
         steady = device.steady(work)
-        slow, fast = steady * self.slowdown <= seconds, steady <= seconds
+        slow, fast = left.allows(steady * self.slowdown), left.allows(steady)
         return self.share * slow + (1.0 - self.share) * fast
 
 
@@ -70,21 +70,21 @@ class Loaded:
     def finished(self, device: Device, work: Work, draw: Draw) -> Floats:
         """Seconds to the end of each unit."""
         low = 1.0 / self.slowdown
-        left = low + (1.0 - low) * uniform(draw.seed, "load", draw.client, draw.round)
-        return device.steady(work) / left
+        share = low + (1.0 - low) * uniform(draw.seed, "load", draw.client, draw.round)
+        return device.steady(work) / share
 
     def expected(self, device: Device, work: Work) -> float:
         """Mean seconds of all units: `E[1 / share] = ln(slowdown) / (1 - 1/slowdown)` times the steady ones."""
         k = self.slowdown
         return float(device.steady(work)[-1]) * (1.0 if k == 1.0 else math.log(k) / (1.0 - 1.0 / k))
 
-    def reach(self, device: Device, work: Work, seconds: Floats) -> Floats:
+    def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
         """`P[share >= steady time / seconds]`."""
         low = 1.0 / self.slowdown
-        steady = device.steady(work)
+        steady, seconds = device.steady(work), left.seconds
         needed = np.divide(steady, seconds, out=np.full_like(steady, np.inf), where=seconds > 0)
         if self.slowdown == 1.0:
-            return (needed <= 1.0).astype(np.float64)
+            return left.allows(steady).astype(np.float64)
         return np.clip((1.0 - needed) / (1.0 - low), 0.0, 1.0)
 
 
@@ -114,13 +114,13 @@ class ExponentialLayers:
         del device
         return self.mean * int(work.layers[-1])
 
-    def reach(self, device: Device, work: Work, seconds: Floats) -> Floats:
+    def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
         """`P[Poisson(seconds / mean) >= layers so far]`, the regularised lower incomplete gamma function."""
         del device
-        ready = np.maximum(seconds, 0.0) / self.mean
+        ready = np.maximum(left.seconds, 0.0) / self.mean
         layers = work.layers
         law = gammainc(np.maximum(layers, 1), ready)
-        return np.where(layers == 0, (seconds >= 0).astype(np.float64), law)
+        return np.where(layers == 0, (left.seconds >= 0).astype(np.float64), law)
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,8 @@ class UniformDepth:
         depths = np.arange(self.minimum, self.layers + 1)
         return float(work.layers[-1] * (self.within / (depths + 0.5)).mean())
 
-    def reach(self, device: Device, work: Work, seconds: Floats) -> Floats:
+    def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
         """The share of depths with which the unit is done in time."""
         del device
         depths = np.arange(self.minimum, self.layers + 1)
-        times = work.layers[:, None] * (self.within / (depths[None, :] + 0.5))
-        return np.asarray((times <= seconds[:, None]).mean(axis=1))
+        return np.mean([left.allows(work.layers * (self.within / (d + 0.5))) for d in depths], axis=0, dtype=np.float64)

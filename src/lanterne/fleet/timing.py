@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lanterne.fleet.device import Device, Draw, Floats, Work
+from lanterne.fleet.device import Device, Draw, Floats, TimeLeft, Work
 
 
 class Job(NamedTuple):
@@ -81,12 +81,12 @@ def reach(device: Device, job: Job) -> Floats:
     """
     downloaded = device.latency + job.down / device.down
     n = len(job.work)
-    left = job.deadline - downloaded
+    if not n:
+        return np.zeros(0)
+    after = np.zeros(n)
     if job.stop == "arrive":
-        seconds = np.array([left - _upload(device, job, k + 1 if k + 1 < n else None) for k in range(n)])
-    else:
-        seconds = np.full(n, left)
-    return np.minimum.accumulate(device.reach(job.work, seconds)) if n else np.zeros(0)
+        after = np.array([_upload(device, job, k + 1 if k + 1 < n else None) for k in range(n)])
+    return np.minimum.accumulate(device.reach(job.work, TimeLeft(downloaded, after, job.deadline)))
 
 
 def _upload(device: Device, job: Job, units: int | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ LOST = frozenset({"cancelled", "lost", "failed", "refused"})
 _EARLY = 8
 _MOST_ROUNDS = 12.0
 _LEAST_ROUNDS = 3.0
+_SLACK = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,21 @@ class Lane:
     group: str
 
 
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """What a cell's timeline holds of the window.
+
+    Attributes:
+        bars: the requests that began in it.
+        groups: the device class of every address that they name.
+        ends: the virtual second at which each round ended, as far as rows or the requests of the next round tell.
+    """
+
+    bars: list[Bar]
+    groups: dict[Address, str]
+    ends: dict[int, float]
+
+
 def window(cells: Sequence[CellRecords]) -> float:
     """How many virtual seconds to show, the same for all algorithms.
 
@@ -53,7 +70,7 @@ def window(cells: Sequence[CellRecords]) -> float:
     if not ends:
         return 0.0
     paces = sorted(found[min(len(found), _EARLY) - 1][1] / found[min(len(found), _EARLY) - 1][0] for found in ends)
-    longest = 1.08 * max(found[0][1] for found in ends)
+    longest = 1.08 * max(found[0][1] / found[0][0] for found in ends)
     typical = paces[(len(paces) - 1) // 2]
     latest = max(found[-1][1] for found in ends)
     return min(latest, max(min(longest, _MOST_ROUNDS * typical), _LEAST_ROUNDS * paces[0] * 1.02))
@@ -70,8 +87,8 @@ def last_second(cell: CellRecords) -> float:
     return max((seconds for _, seconds in round_ends(cell)), default=0.0)
 
 
-def read(cell: CellRecords, until: float) -> tuple[list[Bar], dict[Address, str]]:
-    """The requests that began within the window, and the device class of every address they name.
+def read(cell: CellRecords, until: float) -> Excerpt:
+    """The requests that began within the window.
 
     Args:
         cell: whose timeline to read; only what is returned is held in memory.
@@ -79,17 +96,43 @@ def read(cell: CellRecords, until: float) -> tuple[list[Bar], dict[Address, str]
     """
     bars: list[Bar] = []
     groups: dict[Address, str] = {}
+    begun: dict[int, float] = {}
     for record in cell.timeline():
         start, arrived = number(record, "start"), number(record, "arrived")
         if math.isnan(start) or math.isnan(arrived) or start >= until:
             continue
-        address = record["client"]
+        address, sent, at = record["client"], number(record, "sent"), number(record, "round")
+        if not math.isnan(sent) and at > 1:
+            begun[int(at)] = min(sent, begun.get(int(at), math.inf))
         groups.setdefault(address, _group(address, record))
         downloaded = min(max(_or(number(record, "downloaded"), arrived), start), arrived)
         computed = min(max(_or(number(record, "computed"), arrived), downloaded), arrived)
         outcome = str(record.get("outcome", "complete"))
         bars.append(Bar(address, start, min(downloaded, until), min(computed, until), min(arrived, until), outcome))
-    return bars, groups
+    ends = {at - 1: seconds for at, seconds in begun.items()} | dict(round_ends(cell))
+    return Excerpt(bars, groups, dict(sorted(ends.items())))
+
+
+def shares(bars: Iterable[Bar], lanes: Sequence[Lane], end: float) -> tuple[float, float]:
+    """How the lanes spent their time.
+
+    Args:
+        bars: requests, of these lanes and of others.
+        lanes: those that count.
+        end: the length of the time in virtual seconds.
+
+    Returns:
+        The share of the time in which a lane was busy, and the share of the work that was thrown away.
+    """
+    spans: dict[Address, list[tuple[float, float]]] = {lane.address: [] for lane in lanes}
+    thrown = work = 0.0
+    for bar in bars:
+        if bar.lane in spans:
+            spans[bar.lane].append((bar.start, bar.arrived))
+            work += bar.arrived - bar.start
+            thrown += (bar.arrived - bar.start) * (bar.outcome in LOST)
+    spent = sum(stop - start for found in spans.values() for start, stop in merged(found))
+    return min(1.0, spent / (end * len(lanes))) if end and lanes else 0.0, thrown / work if work else 0.0
 
 
 def choose(groups: Mapping[Address, str], order: Sequence[str], most: int) -> list[Lane]:
@@ -98,7 +141,7 @@ def choose(groups: Mapping[Address, str], order: Sequence[str], most: int) -> li
     Args:
         groups: the device class of each address.
         order: the classes from top to bottom; those not named follow by name.
-        most: how many lanes there may be.
+        most: how many lanes there may be; a fifth more are still drawn, rather than a sample that hardly is one.
 
     Returns:
         Lanes by class, then by address; server replicas first.
@@ -107,13 +150,36 @@ def choose(groups: Mapping[Address, str], order: Sequence[str], most: int) -> li
     for address, group in groups.items():
         members.setdefault(group, []).append(address)
     ranks = {name: rank for rank, name in enumerate([SERVER, *order])}
-    sizes = sorted(members, key=lambda group: (ranks.get(group, len(ranks)), group))
-    share = min(1.0, most / len(groups)) if groups else 1.0
+    sizes = sorted(members, key=lambda group: (ranks.get(group, len(ranks)), _natural(group)))
+    share = most / len(groups) if len(groups) > _SLACK * most else 1.0
     return [
         Lane(address, group)
         for group in sizes
         for address in _spread(sorted(members[group], key=_natural), max(1, math.floor(len(members[group]) * share)))
     ]
+
+
+def apart(wanted: Sequence[float], gap: float, last: float) -> list[float]:
+    """Places as near to the wanted ones as a least distance between them allows.
+
+    Args:
+        wanted: places in ascending order.
+        gap: the least distance.
+        last: the largest place allowed.
+
+    Examples:
+        >>> apart([0.0, 1.0, 9.0], 3.0, 10.0)
+        [0.0, 3.0, 9.0]
+        >>> apart([0.0, 9.0, 10.0], 3.0, 10.0)
+        [0.0, 7.0, 10.0]
+    """
+    placed: list[float] = []
+    for place in wanted:
+        placed.append(max(place, placed[-1] + gap) if placed else place)
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], last)
+        last = placed[index] - gap
+    return placed
 
 
 def merged(spans: Iterable[tuple[float, float]]) -> Iterator[tuple[float, float]]:
@@ -143,10 +209,9 @@ def _or(value: float, otherwise: float) -> float:
     return otherwise if math.isnan(value) else value
 
 
-def _natural(address: Address) -> tuple[int, str]:
-    """Numbers by value, names of servers by their number."""
-    digits = str(address).rpartition(":")[2]
-    return (int(digits), "") if digits.lstrip("-").isdigit() else (0, str(address))
+def _natural(name: Address) -> list[tuple[int, str]]:
+    """Numbers by value, also within a name: `server:2` before `server:10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(name)) if part]
 
 
 def _spread(addresses: Sequence[Address], count: int) -> list[Address]:

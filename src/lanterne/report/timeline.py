@@ -17,19 +17,20 @@ from lanterne.report.lanes import (
     SERVER,
     Address,
     Bar,
+    Excerpt,
     Lane,
+    apart,
     choose,
     last_second,
-    merged,
     read,
-    round_ends,
+    shares,
     window,
 )
 from lanterne.report.records import CellRecords
 from lanterne.report.summary import by_label, classes_of
 from lanterne.report.units import quantity, unit, unit_name
 
-_LANE, _LEAST, _HEAD, _BETWEEN, _RIGHT, _EDGE = 0.062, 0.5, 0.34, 0.2, 0.2, 0.15
+_LANE, _TEXT, _LEAST, _HEAD, _BETWEEN, _RIGHT, _EDGE = 0.062, 0.15, 0.5, 0.34, 0.2, 0.2, 0.15
 _MOST_LANES, _MOST_ALL = 30, 130
 _IDLE = "#f3f3f3"
 _DOWNLOAD, _COMPUTE, _PARTIAL, _UPLOAD, _LOST = "#56B4E9", "#009E73", "#8ED6BE", "#E69F00", "#D55E00"
@@ -57,19 +58,19 @@ def figure(cells: Sequence[CellRecords]) -> Figure | None:
     firsts = {label: group[0] for label, group in by_label(cells).items()}
     until = window(list(firsts.values()))
     shown = {label: read(cell, until) for label, cell in firsts.items()} if until else {}
-    shown = {label: found for label, found in shown.items() if found[0]}
+    shown = {label: found for label, found in shown.items() if found.bars}
     if not shown:
         return None
     groups: dict[Address, str] = {}
-    for _, found in shown.values():
-        groups |= {address: group for address, group in found.items() if address not in groups}
+    for found in shown.values():
+        groups = found.groups | groups
     lanes = choose(groups, classes_of(cells), max(8, min(_MOST_LANES, _MOST_ALL // len(shown))))
     return _picture(firsts, shown, lanes, len(groups), until)
 
 
 def _picture(
     cells: Mapping[str, CellRecords],
-    shown: Mapping[str, tuple[list[Bar], dict[Address, str]]],
+    shown: Mapping[str, Excerpt],
     lanes: Sequence[Lane],
     population: int,
     until: float,
@@ -78,14 +79,14 @@ def _picture(
     size, symbol = unit("seconds", until)
     seeds = ", ".join(map(str, sorted({cells[label].seed for label in shown})))
     whose = "clients" if all(lane.group != SERVER for lane in lanes) else "clients and servers"
-    sample = f"all {population} {whose}"
+    sample = f"all {population} {whose}" if population > 1 else f"one {whose[:-1]}"
     if len(lanes) < population:
         sample = f"{len(lanes)} of {population} {whose}, every class in proportion"
     title = f"The fleet in its first {quantity('seconds', until)} of virtual time"
-    outcomes = {bar.outcome for bars, _ in shown.values() for bar in bars}
+    outcomes = {bar.outcome for found in shown.values() for bar in found.bars}
     legend = style.legend(made, *_legend(outcomes), _EDGE, 0.46)
     top = 0.46 + legend + 0.08
-    height = max(_LEAST, _LANE * len(lanes))
+    height = max(_LEAST, _LANE * len(lanes), _TEXT * len(_headings(lanes)))
     made.set_size_inches(style.WIDTH, top + len(shown) * (_HEAD + height + _BETWEEN) - _BETWEEN + 0.55)
     style.place(made, made.legends[0], _EDGE, 0.46)
     level = 1 - 0.14 / made.get_figheight()
@@ -95,20 +96,21 @@ def _picture(
     left = _EDGE + 0.2 + style.text_width(made, [style.short(text, 24) for text in _headings(lanes)], 8.5)
     looks = style.colours(list(cells))
     axes = None
-    for index, (label, (bars, _)) in enumerate(shown.items()):
+    for index, (label, found) in enumerate(shown.items()):
         above = top + index * (_HEAD + height + _BETWEEN) + _HEAD
         axes = style.panel(made, left, above, style.WIDTH - left - _RIGHT, height)
         axes.set_xlim(0, until / size)
         end = min(until, last_second(cells[label]))
-        _lanes(axes, lanes, bars, end, size)
-        _rounds(axes, cells[label], until, size)
+        _lanes(axes, lanes, found.bars, end, size)
+        _groups(axes, lanes, _TEXT * len(lanes) / height, end / until)
+        _rounds(axes, found.ends, until, size)
         if end < 0.85 * until:
             words = "the run has ended" if cells[label].finished else "no row yet"
             axes.annotate(words, ((end + until) / 2 / size, 0.5), xycoords=("data", "axes fraction"), ha="center",
                           va="center", fontsize=8.5, color=style.QUIET)  # fmt: skip
         axes.annotate(style.short(label), (0, 1), (0, 13), xycoords="axes fraction", textcoords="offset points",
                       fontweight="bold", fontsize=10, color=style.ink(looks[label][0]))  # fmt: skip
-        axes.annotate(_told(cells[label], lanes, bars, end), (1, 1), (0, 13), xycoords="axes fraction",
+        axes.annotate(_told(found, lanes, end), (1, 1), (0, 13), xycoords="axes fraction",
                       textcoords="offset points", ha="right", fontsize=8.5, color=style.QUIET)  # fmt: skip
         axes.tick_params(labelbottom=index == len(shown) - 1)
     assert axes is not None
@@ -163,14 +165,29 @@ def _lanes(axes: Axes, lanes: Sequence[Lane], bars: Sequence[Bar], end: float, s
     axes.grid(False)
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+
+
+def _groups(axes: Axes, lanes: Sequence[Lane], gap: float, end: float) -> None:
+    """The device classes beside their lanes, and strokes between them.
+
+    Args:
+        axes: where the lanes are.
+        lanes: all of them, in order.
+        gap: how many lanes high a text is; where classes are smaller, their texts move apart and point to them.
+        end: how far the strokes go, as a share of the width.
+    """
     middles, row = [], 0
     for _, members in groupby(lanes, lambda lane: lane.group):
         count = sum(1 for _ in members)
         middles.append(row + (count - 1) / 2)
         row += count
         if row < len(lanes):
-            axes.axhline(row - 0.5, color=style.QUIET, linewidth=0.6, xmin=-0.012, clip_on=False, zorder=4)
-    axes.set_yticks(middles, [style.short(text, 24) for text in _headings(lanes)])
+            axes.axhline(row - 0.5, xmax=end, color=style.QUIET, linewidth=0.6, zorder=4)
+    places = apart(middles, gap, len(lanes) - 1)
+    for middle, place in zip(middles, places, strict=True):
+        axes.plot([-0.009, -0.001], [place, middle], transform=axes.get_yaxis_transform(), color=style.QUIET,
+                  linewidth=0.6, clip_on=False)  # fmt: skip
+    axes.set_yticks(places, [style.short(text, 24) for text in _headings(lanes)])
     axes.tick_params(left=False)
 
 
@@ -179,43 +196,31 @@ def _box(start: float, end: float, row: int) -> list[tuple[float, float]]:
     return [(start, top), (end, top), (end, bottom), (start, bottom)]
 
 
-def _rounds(axes: Axes, cell: CellRecords, until: float, size: float) -> None:
-    """A stroke where a round ends, with its number where there is room for it."""
-    ends = [(at, seconds) for at, seconds in round_ends(cell) if seconds <= until]
-    if not ends:
-        return
-    apart: list[float] = []
-    for _, seconds in ends:
-        if not apart or seconds - apart[-1] >= until / 250:
-            apart.append(seconds)
-    axes.vlines([seconds / size for seconds in apart], 0, 1, transform=axes.get_xaxis_transform(),
-                colors=style.INK, linewidth=0.4 if len(apart) > 40 else 0.8, zorder=5)  # fmt: skip
-    room = until / 45
-    free = -room
-    for at, seconds in ends:
-        if seconds - free >= room:
+def _rounds(axes: Axes, ends: Mapping[int, float], until: float, size: float) -> None:
+    """A stroke where a round ends, with its number, each where there is room for it."""
+    stroke = text = -until
+    crowded = sum(seconds <= until for seconds in ends.values()) > 40
+    for at, seconds in ends.items():
+        if seconds > until:
+            continue
+        if seconds - stroke >= until / 250:
+            axes.axvline(seconds / size, color=style.INK, linewidth=0.4 if crowded else 0.8, zorder=5)
+            stroke = seconds
+        if seconds - text >= until / 45:
             axes.annotate(str(at), (seconds / size, 1), (0, 2), xycoords=("data", "axes fraction"),
                           textcoords="offset points", ha="center", fontsize=7.5, color=style.QUIET)  # fmt: skip
-            free = seconds
+            text = seconds
 
 
-def _told(cell: CellRecords, lanes: Sequence[Lane], bars: Sequence[Bar], end: float) -> str:
+def _told(found: Excerpt, lanes: Sequence[Lane], end: float) -> str:
     """The panel in a sentence: rounds, and how the lanes that are drawn spent their time."""
-    drawn = {lane.address for lane in lanes}
-    spans: dict[Address, list[tuple[float, float]]] = {}
-    thrown = work = 0.0
-    for bar in bars:
-        if bar.lane in drawn:
-            spans.setdefault(bar.lane, []).append((bar.start, bar.arrived))
-            work += bar.arrived - bar.start
-            thrown += (bar.arrived - bar.start) * (bar.outcome in LOST)
-    spent = sum(stop - start for found in spans.values() for start, stop in merged(found))
-    busy = min(1.0, spent / (end * len(lanes))) if end else 0.0
-    finished = [at for at, seconds in round_ends(cell) if seconds <= end]
+    busy, thrown = shares(found.bars, lanes, end)
+    finished = [at for at, seconds in found.ends.items() if seconds <= end]
     if finished:
         rounds = f"{finished[-1]} round{'s' * (finished[-1] != 1)}"
     else:
-        first = round_ends(cell)
-        rounds = f"round {first[0][0]} ends after {quantity('seconds', first[0][1])}" if first else "no round"
-    wasted = f", {100 * thrown / work:.0f} % of it thrown away" if thrown else ""
+        rounds = next(
+            (f"round {at} ends after {quantity('seconds', end)}" for at, end in found.ends.items()), "no round"
+        )
+    wasted = f", {100 * thrown:.0f} % of it thrown away" if thrown else ""
     return f"{rounds} · busy {100 * busy:.0f} % of the time{wasted}"

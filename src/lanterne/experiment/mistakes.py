@@ -1,0 +1,79 @@
+"""From what pydantic found to one sentence that says where, what, why, and what to write instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from lanterne.errors import ConfigError, nearest
+from lanterne.experiment.competitors import shown
+
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text in quotation marks",
+    "bool": "true or false",
+    "tuple": "a list, as in [1, 2]",
+    "list": "a list, as in [1, 2]",
+    "dict": "a table",
+    "model": "a table",
+    "model_attributes": "a table",
+}
+_LIMITS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "greater_than": lambda c: f"above {c['gt']:g}",
+    "greater_than_equal": lambda c: f"at least {c['ge']:g}",
+    "less_than": lambda c: f"below {c['lt']:g}",
+    "less_than_equal": lambda c: f"at most {c['le']:g}",
+    "finite_number": lambda _: "finite",
+}
+
+
+def mistake(error: ValidationError, where: str = "", keys: Mapping[str, Sequence[str]] | None = None) -> ConfigError:
+    """The first thing that pydantic found, as an error of ours.
+
+    Args:
+        error: what pydantic raised.
+        where: the dotted key of what was validated; empty for a whole experiment.
+        keys: the known keys by dotted table, the top being "".
+
+    Returns:
+        The error to raise.
+    """
+    first = error.errors(include_url=False)[0]
+    kind, value, limits = first["type"], first["input"], first.get("ctx", {})
+    if kind == "value_error":
+        return ConfigError(str(limits["error"]))
+    place = _dotted(where, first["loc"])
+    if kind == "extra_forbidden":
+        return _unknown(*_dotted(where, first["loc"][:-1:]).rpartition("\0")[2:], str(first["loc"][-1]), keys or {})
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", limits["expected"])
+        return ConfigError(f"{place} is {shown(value)}. {nearest(str(value), choices)}")
+    if kind in _LIMITS:
+        return ConfigError(f"{place} is {shown(value)}, but has to be {_LIMITS[kind](limits)}.")
+    wanted = _WANTED.get(re.sub(r"_(type|parsing|from_float)$", "", kind))
+    if wanted:
+        table = f" Write [{place}] and its keys below it." if wanted == "a table" else ""
+        return ConfigError(f"{place} is {shown(value)}, but has to be {wanted}.{table}")
+    return ConfigError(f"{place} is {shown(value)}: {first['msg']}.")
+
+
+def _unknown(table: str, key: str, keys: Mapping[str, Sequence[str]]) -> ConfigError:
+    """A key that is not there, and where it is."""
+    place = f"{table}.{key}" if table else key
+    homes = [home for home, known in keys.items() if key in known and home != table]
+    if homes:
+        right = f"{homes[0]}.{key}" if homes[0] else f"{key} at the top, above the first table"
+        return ConfigError(f"{place}: there is no such key{f' in [{table}]' if table else ' at the top'}. Did you mean {right}?")
+    return ConfigError(f"{place}: there is no such key{f' in [{table}]' if table else ''}. {nearest(key, keys.get(table, ()))}")
+
+
+def _dotted(where: str, loc: Sequence[int | str]) -> str:
+    """The place of a value as a user writes it: `seeds[1]`, `training.lr`."""
+    text = where
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

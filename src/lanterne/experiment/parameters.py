@@ -1,0 +1,156 @@
+"""What can be set of an algorithm and of a fleet: names, types, defaults and meanings, and the check of what was set."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from lanterne.algorithms import ALGORITHMS
+from lanterne.errors import ConfigError, FleetError, nearest
+from lanterne.experiment.competitors import shown
+from lanterne.experiment.mistakes import mistake
+from lanterne.fleet import PRESETS, preset
+
+FLEET_FILES = (".csv", ".parquet")
+#: Enough for any preset: how many layers the model has is not known here.
+_MANY_LAYERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One thing that can be set.
+
+    Args:
+        name: its key.
+        type: as a user would say it.
+        default: what it is when it is not set.
+        meaning: what it does, with the paper's symbol and the unit.
+        annotation: its type with its limits.
+    """
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    annotation: Any
+
+
+def parameters(kind: type[Any]) -> dict[str, Parameter]:
+    """What can be set of an algorithm or a fleet, in order.
+
+    Args:
+        kind: a frozen dataclass; the meaning of a field is its `Field` description, or stands in the `Args` of a docstring.
+
+    Examples:
+        >>> parameters(ALGORITHMS["salf"])["rule"].type
+        'paper | cond | code | ht'
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    meanings = {name: text for base in reversed(kind.__mro__) for name, text in _documented(base).items()}
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.name == "stack" or not field.init:
+            continue
+        hint = hints[field.name]
+        info = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, FieldInfo)), None)
+        meaning = (info.description if info else None) or meanings.get(field.name, "")
+        default = None if field.default is dataclasses.MISSING else field.default
+        found[field.name] = Parameter(field.name, _in_words(hint), default, meaning, hint)
+    return found
+
+
+def check_algorithm(label: str, name: str, given: Mapping[str, Any]) -> None:
+    """Check a competitor's table: the algorithm, the names of its hyperparameters, and each value by itself.
+
+    Args:
+        label: of the competitor.
+        name: of its algorithm.
+        given: its hyperparameters.
+
+    Raises:
+        ConfigError: for the first mistake.
+    """
+    if name not in ALGORITHMS:
+        own = ' For a label of your own, name its algorithm: algorithm = "salf".' if label == name else ""
+        raise ConfigError(f"algorithms.{label}: there is no algorithm called {shown(name)}. {nearest(name, ALGORITHMS)}{own}")
+    known = parameters(ALGORITHMS[name])
+    for key, value in given.items():
+        where = f"algorithms.{label}.{key}"
+        if key not in known:
+            raise ConfigError(f"{where}: {name} has no hyperparameter {shown(key)}. {nearest(key, known)}")
+        if key == "deadline" and isinstance(value, str):
+            raise ConfigError(
+                f"{where} is {shown(value)}, but a competitor's own deadline is a number of seconds. "
+                "A quantile is the same for all: set training.deadline."
+            )
+        try:
+            # A TOML list is a Python list, whatever the hyperparameter wants.
+            TypeAdapter(known[key].annotation).validate_python(value, strict=not isinstance(value, list))
+        except ValidationError as error:
+            raise mistake(error, where) from None
+
+
+def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
+    """Check the fleet's table: the preset, the names of its parameters, and their values.
+
+    Args:
+        kind: a preset, or the path of a fleet file; whether that exists is not looked at.
+        given: its parameters.
+
+    Raises:
+        ConfigError: for the first mistake.
+    """
+    if kind not in PRESETS and PurePath(kind).suffix in FLEET_FILES:
+        if given:
+            key = next(iter(given))
+            raise ConfigError(
+                f"fleet.{key} is set, but the fleet is the file {kind}, which describes every device itself. "
+                f"Leave it out, or write it into the file as a column."
+            )
+        return
+    if kind not in PRESETS:
+        raise ConfigError(f"fleet.kind is {shown(kind)}: neither a fleet nor a .csv or .parquet file. {nearest(kind, PRESETS)}")
+    known = parameters(PRESETS[kind])
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"fleet.{key}: the fleet {kind!r} has no parameter {shown(key)}. {nearest(key, known)}")
+    # One by one first, so that the message can name the key.
+    for keys in (*([key] for key in given), list(given)):
+        try:
+            preset(kind, **{key: given[key] for key in keys}).build(1, 0, _MANY_LAYERS)
+        except FleetError as error:
+            raise ConfigError(f"fleet{f'.{keys[0]}' if len(keys) == 1 else ''}: {error}") from None
+
+
+def _in_words(hint: object) -> str:
+    """A type as a user would say it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _in_words(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join("none" if argument is NoneType else _in_words(argument) for argument in arguments)
+    plain = {int: "whole number", float: "number", bool: "true | false", str: "text"}
+    return plain.get(hint, getattr(hint, "__name__", str(hint)))  # type: ignore[call-overload, no-any-return]
+
+
+def _documented(kind: type[Any]) -> dict[str, str]:
+    """The `Args` of a docstring."""
+    text = inspect.cleandoc(vars(kind).get("__doc__") or "")
+    _, _, section = text.partition("Args:\n")
+    section = re.split(r"\n(?=\S)", section)[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in entries}
+
+
+__all__ = ["FLEET_FILES", "ConfigError", "Parameter", "check_algorithm", "check_fleet", "parameters"]
