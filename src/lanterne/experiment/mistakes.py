@@ -44,11 +44,11 @@ def mistake(error: ValidationError, where: str = "", keys: Mapping[str, Sequence
     """
     first = error.errors(include_url=False)[0]
     kind, value, limits = first["type"], first["input"], first.get("ctx", {})
-    if kind == "value_error":
-        return ConfigError(str(limits["error"]))
     place = _dotted(where, first["loc"])
     if kind == "extra_forbidden":
-        return _unknown(*_dotted(where, first["loc"][:-1:]).rpartition("\0")[2:], str(first["loc"][-1]), keys or {})
+        return _unknown(_dotted(where, first["loc"][:-1]), str(first["loc"][-1]), keys or {})
+    if kind == "value_error":
+        return ConfigError(f"{place}: {limits['error']}")
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", limits["expected"])
         return ConfigError(f"{place} is {shown(value)}. {nearest(str(value), choices)}")
@@ -63,12 +63,12 @@ def mistake(error: ValidationError, where: str = "", keys: Mapping[str, Sequence
 
 def _unknown(table: str, key: str, keys: Mapping[str, Sequence[str]]) -> ConfigError:
     """A key that is not there, and where it is."""
-    place = f"{table}.{key}" if table else key
-    homes = [home for home, known in keys.items() if key in known and home != table]
-    if homes:
-        right = f"{homes[0]}.{key}" if homes[0] else f"{key} at the top, above the first table"
-        return ConfigError(f"{place}: there is no such key{f' in [{table}]' if table else ' at the top'}. Did you mean {right}?")
-    return ConfigError(f"{place}: there is no such key{f' in [{table}]' if table else ''}. {nearest(key, keys.get(table, ()))}")
+    place, within = (f"{table}.{key}", f" in [{table}]") if table else (key, " at the top")
+    home = next((home for home, known in keys.items() if key in known), None)
+    if home is None:
+        return ConfigError(f"{place}: there is no such key{within}. {nearest(key, keys.get(table, ()))}")
+    right = f"{home}.{key}" if home else f"{key} at the top, above the first table"
+    return ConfigError(f"{place}: there is no such key{within}. Did you mean {right}?")
 
 
 def _dotted(where: str, loc: Sequence[int | str]) -> str:

@@ -123,12 +123,20 @@ def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
     for key in given:
         if key not in known:
             raise ConfigError(f"fleet.{key}: the fleet {kind!r} has no parameter {shown(key)}. {nearest(key, known)}")
-    # One by one first, so that the message can name the key.
-    for keys in (*([key] for key in given), list(given)):
-        try:
-            preset(kind, **{key: given[key] for key in keys}).build(1, 0, _MANY_LAYERS)
-        except FleetError as error:
-            raise ConfigError(f"fleet{f'.{keys[0]}' if len(keys) == 1 else ''}: {error}") from None
+    wrong = _refusal(kind, given)
+    if wrong:
+        # The key is named where one alone is to blame.
+        blamed = next((f".{key}" for key in given if _refusal(kind, {key: given[key]}) == wrong), "")
+        raise ConfigError(f"fleet{blamed}: {wrong}")
+
+
+def _refusal(kind: str, given: Mapping[str, Any]) -> str:
+    """Why a preset refuses its parameters; empty if it does not."""
+    try:
+        preset(kind, **given).build(1, 0, _MANY_LAYERS)
+    except FleetError as error:
+        return str(error)
+    return ""
 
 
 def _in_words(hint: object) -> str:
@@ -152,5 +160,3 @@ def _documented(kind: type[Any]) -> dict[str, str]:
     entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
-
-__all__ = ["FLEET_FILES", "ConfigError", "Parameter", "check_algorithm", "check_fleet", "parameters"]

@@ -174,7 +174,7 @@ class _Cell:
                     best = max(best, last["accuracy"]) if last["accuracy"] is not None else best
                     _append(self.rows, [last])
                     listener.row(last)
-                simulator.timeline = []
+                simulator.timeline.clear()
                 if diverged is None:
                     saved = {"state": state, "round": done, "wall": wall, "best": best, "last": last, "simulator": snapshot(simulator)}
                     saved |= {"rows": self.rows.stat().st_size, "timeline": self.timeline.stat().st_size}

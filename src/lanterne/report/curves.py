@@ -33,7 +33,7 @@ class _Panel:
 
 _PANELS = (
     _Panel("seconds", "virtual time", lambda row: number(row, "virtual_seconds")),
-    _Panel("count", "rounds (updates of the model)", lambda row: number(row, "round")),
+    _Panel("count", "rounds", lambda row: number(row, "round")),
     _Panel("bytes", "bytes sent, up and down", sent),
 )
 _Curve = tuple["np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]"]
@@ -153,10 +153,10 @@ def _scale(axes: Axes, panel: _Panel, low: float, largest: float) -> None:
         axes.set_xticks(ticks, texts)
         axes.xaxis.set_minor_locator(FixedLocator(between))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(f"{panel.name} (log scale)")
+        named = "log scale"
     else:
         high = largest / size
         axes.set_xlim(-0.03 * (high or 1.0), 1.04 * (high or 1.0))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=panel.kind == "count") if high else FixedLocator([0.0]))
         named = unit_name(panel.kind, symbol)
-        axes.set_xlabel(f"{panel.name} ({named})" if named else panel.name)
+    axes.set_xlabel(f"{panel.name} ({named})" if named else panel.name)

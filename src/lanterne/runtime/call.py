@@ -29,6 +29,7 @@ class Call:
         "computed",
         "consumed",
         "downloaded",
+        "inputs",
         "next",
         "nth",
         "outcome",
@@ -52,6 +53,7 @@ class Call:
         self.seq, self.request, self.sent, self.round, self.nth = seq, request, sent, round, nth
         self.sources: dict[str, Call] = {}
         self.before: Call | None = None
+        self.inputs: tuple[Call, ...] = ()
         self.next: list[Call] = []
         self.waits = 0
         self.stage: Stage = "waiting"

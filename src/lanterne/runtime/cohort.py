@@ -31,7 +31,7 @@ class SimulatedCohort:
     @cached_property
     def clients(self) -> Sequence[int]:
         """The clients that can be reached now."""
-        return self._simulator.reachable()
+        return self._simulator.clock.reachable()
 
     def sample(self, n: int | None, key: int) -> tuple[int, ...]:
         """`n` clients at random without repetition, ascending; all of them where `n` is None or exceeds their number."""
@@ -60,7 +60,7 @@ class SimulatedCohort:
             raise ProtocolError("Only a request to a client whose arrays are all known can be asked about before it is sent.")
         arrays: dict[str, Tensor] = {n: a for n, a in q.arrays.items() if not isinstance(a, Output)}
         s, client = self._simulator, q.to
-        down, state = spec_of(arrays), spec_of(s.states.get(client, {}))
+        down, state = spec_of(arrays), spec_of(s.numerics.states.get(client, {}))
 
         def up(units: int | None) -> int:
             signature = (q.handler, tuple(q.config.items()), state, down, len(q.batches), units)

@@ -29,29 +29,29 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         simulator: left as it is.
     """
     calls: dict[int, Call] = {}
-    todo = [*simulator.calls.values(), *simulator.tail.values(), *simulator.pending]
+    todo = [*simulator.calls.values(), *simulator.tail.values(), *simulator.numerics.pending]
     while todo:
         call = todo.pop()
         if call.seq not in calls:
             calls[call.seq] = call
-            todo += [*call.sources.values(), *call.next, *([call.before] if call.before else [])]
+            todo += [*call.sources.values(), *call.inputs, *call.next, *([call.before] if call.before else [])]
     return {
-        "now": simulator.now,
+        "now": simulator.clock.now,
         "rounds": simulator.rounds,
         "seq": simulator.seq,
-        "unread": simulator.unread,
-        "waves": simulator.waves,
-        "away": dict(simulator.away),
+        "unread": simulator.numerics.unread,
+        "waves": simulator.numerics.waves,
+        "away": dict(simulator.clock.away),
         "sent": dict(simulator.sent),
-        "states": {to: dict(state) for to, state in simulator.states.items()},
+        "states": {to: dict(state) for to, state in simulator.numerics.states.items()},
         "ledger": simulator.ledger.snapshot(),
-        "events": [(t, kind, seq) for t, kind, seq, call in sorted(simulator.events, key=lambda e: e[:3]) if call.stage != "cancelled"],
+        "events": [(t, kind, seq) for t, kind, seq, call in sorted(simulator.clock.events, key=lambda e: e[:3]) if call.stage != "cancelled"],
         "calls": [_call(calls[seq], calls) for seq in sorted(calls)],
         "live": [call.seq for call in simulator.calls.values()],
         "tail": [(to, call.seq) for to, call in simulator.tail.items()],
-        "pending": [call.seq for call in simulator.pending],
-        "running": [(lane, call.seq) for lane, call in simulator.running.items()],
-        "queues": [(lane, [call.seq for call in queue]) for lane, queue in simulator.queues.items() if queue],
+        "pending": [call.seq for call in simulator.numerics.pending],
+        "running": [(lane, call.seq) for lane, call in simulator.clock.running.items()],
+        "queues": [(lane, [call.seq for call in queue]) for lane, queue in simulator.clock.queues.items() if queue],
     }
 
 
@@ -62,24 +62,25 @@ def restore(simulator: Simulator, snap: dict[str, Any]) -> None:
         simulator: as it was made.
         snap: from `snapshot`.
     """
-    simulator.now, simulator.rounds, simulator.seq = snap["now"], snap["rounds"], snap["seq"]
-    simulator.unread, simulator.waves = snap["unread"], snap["waves"]
-    simulator.away, simulator.sent, simulator.states = snap["away"], snap["sent"], snap["states"]
+    simulator.clock.now, simulator.rounds, simulator.seq = snap["now"], snap["rounds"], snap["seq"]
+    simulator.numerics.unread, simulator.numerics.waves = snap["unread"], snap["waves"]
+    simulator.clock.away, simulator.sent, simulator.numerics.states = snap["away"], snap["sent"], snap["states"]
     simulator.ledger.restore(snap["ledger"])
     calls: dict[int, Call] = {}
     for data in snap["calls"]:
         calls[data["seq"]] = _restored(data, calls)
     for data in snap["calls"]:
         call = calls[data["seq"]]
+        call.inputs = tuple(calls[seq] for seq in data["inputs"])
         call.next = [calls[seq] for seq in data["next"]]
         call.before = None if data["before"] is None else calls[data["before"]]
     simulator.calls = {calls[seq].request: calls[seq] for seq in snap["live"]}
     simulator.tail = {to: calls[seq] for to, seq in snap["tail"]}
-    simulator.pending = [calls[seq] for seq in snap["pending"]]
-    simulator.running = {lane: calls[seq] for lane, seq in snap["running"]}
-    simulator.queues = {lane: deque(calls[seq] for seq in seqs) for lane, seqs in snap["queues"]}
-    simulator.events = [(t, kind, seq, calls[seq]) for t, kind, seq in snap["events"]]
-    heapq.heapify(simulator.events)
+    simulator.numerics.pending = [calls[seq] for seq in snap["pending"]]
+    simulator.clock.running = {lane: calls[seq] for lane, seq in snap["running"]}
+    simulator.clock.queues = {lane: deque(calls[seq] for seq in seqs) for lane, seqs in snap["queues"]}
+    simulator.clock.events = [(t, kind, seq, calls[seq]) for t, kind, seq in snap["events"]]
+    heapq.heapify(simulator.clock.events)
 
 
 def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
         **{name: getattr(call, name) for name in _PLAIN},
         "sources": {name: source.seq for name, source in call.sources.items()},
         "before": None if call.before is None else call.before.seq,
+        "inputs": [i.seq for i in call.inputs],
         "next": [after.seq for after in call.next if after.seq in calls],
         "value": None if call.value is None else dict(call.value),
         "state_before": None if call.state_before is None else dict(call.state_before),

@@ -1,0 +1,290 @@
+"""An experiment as data: frozen, validated models, read from TOML and written to it.
+
+    rounds = 60
+    seeds = [1, 2, 3]
+
+    [training]
+    lr = 0.1
+
+    [fleet]
+    kind = "stragglers"
+    share = 0.9
+
+    [algorithms.salf]
+    rule = "paper"
+
+Paths in it are relative to the directory in which lanterne is called.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from lanterne.algorithms import ALGORITHMS
+from lanterne.errors import ConfigError, nearest
+from lanterne.experiment.competitors import competitor, competitors, shown, toml_value, with_overrides
+from lanterne.experiment.mistakes import mistake
+from lanterne.experiment.parameters import Parameter, check_algorithm, check_fleet, parameters
+from lanterne.models import LayerStack
+from lanterne.models.zoo import DEFAULT, MODELS
+from lanterne.protocol import Algorithm
+
+Value = bool | int | float | str | list[Any]
+_MOST_THREADS = 8
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+
+
+def quantile(deadline: str) -> float:
+    """The quantile that a deadline names, a number from 0 to 1.
+
+    Raises:
+        ConfigError: for a text that names none.
+
+    Examples:
+        >>> quantile("q0.5"), quantile("50%")
+        (0.5, 0.5)
+    """
+    found = re.fullmatch(r"q(?P<share>[0-9.]+)|(?P<percent>[0-9.]+) ?%", deadline)
+    try:
+        value = float(found["share"] or float(found["percent"]) / 100) if found else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ConfigError(
+            f"training.deadline is {shown(deadline)}. "
+            'Give seconds (0.5), or a quantile of the fleet\'s times for the whole work ("q0.5" or "50%").'
+        )
+    return value
+
+
+def _deadline(value: object) -> object:
+    if isinstance(value, str):
+        quantile(value)
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise ConfigError(f'training.deadline is {shown(value)}, but has to be above 0 seconds, or a quantile such as "q0.5".')
+    return float(value) if isinstance(value, int) else value
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Training(_Table):
+    """What every algorithm gets that has a hyperparameter of that name; None leaves the algorithm its own default."""
+
+    lr: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="step size of local SGD")] = None
+    local_steps: Annotated[int | None, Field(ge=1, description="batches per client and round")] = None
+    momentum: Annotated[float | None, Field(ge=0, lt=1, description="of local SGD")] = None
+    cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
+    deadline: Annotated[
+        float | str | None,
+        BeforeValidator(_deadline),
+        Field(description="seconds, or a quantile of the fleet's times (q0.5, 50%); by default what non-stragglers need"),
+    ] = None
+
+
+class Data(_Table):
+    """What is learned, and how it is spread over the clients."""
+
+    source: Annotated[str, Field(min_length=1, description="a bundled data set, a folder, or a Parquet file")] = "digits"
+    image: Annotated[str | None, Field(description="column of the images, where it cannot be found")] = None
+    label: Annotated[str | None, Field(description="column of the labels, where it cannot be found")] = None
+    partition: Annotated[str, Field(description="how rows are dealt to clients")] = "dirichlet:0.3"
+    clients: Annotated[int, Field(ge=1, description="how many clients there are")] = 30
+    batch: Annotated[int, Field(ge=1, description="rows per local step")] = 32
+
+
+class FleetConfig(_Table):
+    """Which devices there are: a preset and its parameters, or a file."""
+
+    kind: Annotated[str, Field(description="a preset, or the path of a .csv or .parquet file")] = "stragglers"
+    parameters: Annotated[dict[str, Value], Field(description="of the preset")] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, given: object) -> object:
+        return _gathered(given, "kind")
+
+    @model_validator(mode="after")
+    def _check(self) -> FleetConfig:
+        check_fleet(self.kind, self.parameters)
+        return self
+
+
+class ModelConfig(_Table):
+    """What is trained."""
+
+    name: Annotated[str, Field(description="a model of the zoo")] = DEFAULT
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in MODELS:
+            raise ConfigError(f"model.name is {shown(name)}, and there is no such model. {nearest(name, MODELS)}")
+        return name
+
+
+class Runtime(_Table):
+    """How it is computed; of no effect on what is learned, up to rounding."""
+
+    executor: Annotated[Literal["auto", "loop", "batched"], Field(description="auto: by a fixed rule")] = "auto"
+    threads: Annotated[int, Field(ge=1, description="clients computed at once; by default the usable cores, at most 8")] = Field(
+        default_factory=usable_cores
+    )
+    device: Annotated[str, Field(description="cpu, cuda, cuda:1, mps")] = "cpu"
+    dtype: Annotated[Literal["float32", "float64"], Field(description="of parameters and samples")] = "float32"
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ConfigError(f"runtime.device is {shown(device)}. {nearest(device, ['cpu', 'cuda', 'cuda:0', 'mps'])}")
+        return device
+
+
+class AlgorithmConfig(_Table):
+    """One competitor: an algorithm and what differs from its defaults."""
+
+    algorithm: str
+    parameters: dict[str, Value] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, given: object) -> object:
+        return _gathered(given, "algorithm")
+
+
+class Config(_Table):
+    """One experiment: every competitor with every seed, on the same data and the same fleet."""
+
+    rounds: Annotated[int, Field(ge=1, description="rounds of each competitor")] = 60
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(strict=False, description="one run for each")] = (1,)
+    evaluate_every: Annotated[int, Field(ge=1, description="rounds from one judgement of the model to the next")] = 1
+    training: Training = Training()
+    data: Data = Data()
+    fleet: FleetConfig = FleetConfig()
+    model: ModelConfig = ModelConfig()
+    runtime: Runtime = Field(default_factory=Runtime)
+    algorithms: dict[str, AlgorithmConfig]
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds:
+            raise ConfigError("seeds is empty, so nothing would run. Give at least one, as in seeds = [1].")
+        twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
+        if twice is not None:
+            raise ConfigError(f"seeds has {twice} twice, which would run the same experiment twice. Name each seed once.")
+        return seeds
+
+    @field_validator("algorithms", mode="before")
+    @classmethod
+    def _by_label(cls, given: object) -> object:
+        tables = competitors(given)
+        if not tables:
+            raise ConfigError(f"algorithms is empty, so nothing would run. {nearest('', ALGORITHMS)}")
+        return {label: {"algorithm": label, **t} if isinstance(t, Mapping) else t for label, t in tables.items()}
+
+    @field_validator("algorithms")
+    @classmethod
+    def _known(cls, algorithms: dict[str, AlgorithmConfig], info: ValidationInfo) -> dict[str, AlgorithmConfig]:
+        own = (info.context or {}).get("own", ())
+        for label, entry in algorithms.items():
+            if label not in own:
+                check_algorithm(label, entry.algorithm, entry.parameters)
+        return algorithms
+
+
+def parse_config(mapping: Mapping[str, Any], own: Collection[str] = ()) -> Config:
+    """An experiment from nested tables.
+
+    Args:
+        mapping: as TOML reads it; tables may be left out, `algorithms` may be a list of names.
+        own: labels of competitors that are the caller's own objects: their tables are not checked.
+
+    Raises:
+        ConfigError: for the first thing that is wrong: where, what, why, and the nearest right one.
+
+    Examples:
+        >>> parse_config({"algorithms": ["salf", "drop"], "fleet": {"share": 0.5}}).fleet.parameters
+        {'share': 0.5}
+    """
+    if "algorithms" not in mapping:
+        mapping = {**mapping, "algorithms": []} if not _unknown_key(mapping) else mapping
+    try:
+        return Config.model_validate(dict(mapping), context={"own": own})
+    except ValidationError as error:
+        raise mistake(error, keys=_keys()) from None
+
+
+def read_config(path: str | Path, own: Collection[str] = ()) -> Config:
+    """The experiment that a file describes.
+
+    Args:
+        path: a TOML file.
+        own: as in `parse_config`.
+
+    Raises:
+        ConfigError: for a file that cannot be read, with the line, and for what `parse_config` refuses.
+    """
+    return parse_config(read_toml(path), own)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a file, not yet checked.
+
+    Raises:
+        ConfigError: for a file that is missing or is no TOML, with the line.
+    """
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        there = [str(each) for each in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        hint = nearest(str(path), there) if there else "Write it, or name the algorithms: lanterne run salf fedavg."
+        raise ConfigError(f"There is no experiment file {path}. {hint}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a TOML file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}), so it is no TOML. Save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}. Repair that line.") from None
+
+
+def to_toml(config: Config) -> str:
+    """The experiment as TOML, from which `parse_config` makes an equal one; what is None is left out.
+
+    Args:
+        config: the experiment.
+
+    Examples:
+        >>> print(to_toml(parse_config({"algorithms": ["salf"]})).splitlines()[0])
+        rounds = 60
+    """
+    document = tomlkit.document()
+    dumped = config.model_dump(exclude_none=True)
+    tables = {name: value for name, value in dumped.items() if isinstance(value, dict)}
+    for name, value in dumped.items():
+        if name not in tables:
+            document.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
+    for name, table in tables.items():
+        if name == "algorithms":
+            document.add(name, _competitors(table))
+        elif table:
+            document.add(name, tomlkit.item({**table, **table.pop("parameters", {})}))
+    return tomlkit.dumps(document)

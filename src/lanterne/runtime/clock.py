@@ -1,0 +1,277 @@
+"""The half of the simulator that knows time: events, lanes, devices and their books. No number is known here, only shapes."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from lanterne.errors import FleetError, ProtocolError
+from lanterne.fleet import Draw, Fleet, timing
+from lanterne.fleet import Job as Priced
+from lanterne.protocol import Output, category
+from lanterne.rng import uniform
+from lanterne.runtime.call import Call, Signature
+from lanterne.runtime.ledger import Ledger
+from lanterne.runtime.numerics import Numerics
+from lanterne.runtime.pricing import Pricing
+from lanterne.tree import ArraySpec, Spec, nbytes
+
+_SETTLE, _READY = 0, 1
+
+
+class VirtualClock:
+    """What happens when on a fleet.
+
+    Args:
+        fleet: the devices.
+        pricing: what requests cost.
+        numerics: is told of every call that starts.
+        traffic: the category of each array that crosses a link.
+    """
+
+    def __init__(self, fleet: Fleet, pricing: Pricing, numerics: Numerics, traffic: Mapping[str, str]) -> None:
+        self.fleet, self.pricing, self.numerics, self.traffic = fleet, pricing, numerics, traffic
+        self.now = 0.0
+        self.events: list[tuple[float, int, int, Call]] = []
+        self.running: dict[Hashable, Call] = {}
+        self.queues: dict[Hashable, deque[Call]] = {}
+        self.away: dict[int, float] = {}
+        self.ledger = Ledger()
+        self.timeline: list[dict[str, Any]] = []
+
+    def ready(self, call: Call) -> None:
+        """The inputs of a call are there: it may begin as soon as its lane is free."""
+        heapq.heappush(self.events, (self.now, _READY, call.seq, call))
+
+    def before(self, end: float) -> bool:
+        """Whether anything happens until `end`."""
+        return bool(self.events) and self.events[0][0] <= end
+
+    def reachable(self) -> range | list[int]:
+        """The clients that can be reached now."""
+        self.away = {c: t for c, t in self.away.items() if t > self.now}
+        if self.fleet.always_available:
+            everybody = range(len(self.fleet))
+            return [c for c in everybody if c not in self.away] if self.away else everybody
+        return [c for c in range(len(self.fleet)) if c not in self.away and self.fleet.devices[c].online(self.now)]
+
+    def wait_for_somebody(self) -> None:
+        """Let time pass until a client can be reached."""
+        while not len(self.reachable()):
+            back = math.inf
+            for c in range(len(self.fleet)):
+                earliest = max(self.now, self.away.get(c, 0.0))
+                back = min(back, self.fleet.devices[c].returns(earliest))
+            if math.isinf(back):
+                raise FleetError(
+                    f"After {self.now:g} s no client of this fleet can ever be reached again. Give its devices later times in 'available'."
+                )
+            while self.before(back):
+                self.step()
+            self.now = max(self.now, back)
+
+    def step(self) -> list[Call]:
+        """The next event; the calls that it settled."""
+        self.now, kind, _, call = heapq.heappop(self.events)
+        if call.stage == "cancelled":
+            return []
+        if kind == _SETTLE:
+            return self._settle(call)
+        lane = self.fleet.lane(call.request.to)
+        if lane in self.running:
+            call.stage = "queued"
+            self.queues.setdefault(lane, deque()).append(call)
+        else:
+            self._begin(lane, call)
+        return []
+
+    def _begin(self, lane: Hashable, call: Call) -> None:
+        """Start a call on its lane: from here on its times, its shapes and its outcome are known."""
+        call.stage, call.start = "running", self.now
+        self.running[lane] = call
+        to = call.request.to
+        if isinstance(to, tuple):
+            self._predict(call, None)
+            call.downloaded = self.now
+            call.computed = call.arrived = self.now + self.pricing.work(call.request.passes).total / self.fleet.server.flops
+        else:
+            self._begin_on_device(to, call)
+        if call.usable:
+            self.numerics.pending.append(call)
+        else:
+            call.state_spec, call.value = self.numerics.state_spec(call), {}
+        heapq.heappush(self.events, (call.arrived, _SETTLE, call.seq, call))
+
+    def _begin_on_device(self, client: int, call: Call) -> None:
+        q, device, draw = call.request, self.fleet.devices[client], Draw(self.fleet.seed, client, call.round, call.nth)
+        if self.away.get(client, 0.0) > self.now or not device.online(self.now):
+            call.outcome, call.arrived = "lost", self.now + self.fleet.detection
+            call.downloaded = call.computed = self.now
+            return
+        state = self.numerics.state_spec(call)
+        memory = self.pricing.memory(tuple(q.passes), nbytes(state))
+        if memory.static + memory.working > device.memory:
+            call.outcome, call.arrived = "refused", self.now + 2 * device.latency
+            call.downloaded = call.computed = self.now + device.latency
+            return
+        arrays = self._in_spec(call)
+        for array in arrays:
+            self.ledger.carry(client, category(array.name, len(array.shape), self.traffic, "down"), array.nbytes)
+        self.ledger.hold(client, memory)
+
+        def up(units: int | None) -> int:
+            return nbytes(self.pricing.shapes(self._signature(call, state, arrays, units))[1])
+
+        priced = Priced(nbytes(arrays), self.pricing.work(q.passes), up, q.deadline, q.stop)
+        t = timing(device, priced, draw, self.now - call.sent)
+        call.downloaded, call.computed, call.arrived = call.sent + t.downloaded, call.sent + t.computed, call.sent + t.arrived
+        call.units = t.units
+        call.outcome = "complete" if t.units is None else "partial"
+        lost = self._lost_at(client, call, draw)
+        if lost is not None:
+            call.outcome = "lost"
+            self.away[client] = max(lost + self.fleet.rejoin, lost)
+            call.downloaded, call.computed = min(call.downloaded, lost), min(call.computed, lost)
+            call.arrived = lost + self.fleet.detection
+        elif device.failure and uniform(draw.seed, "failure", client, draw.nth) < device.failure:
+            call.outcome, call.arrived = "failed", call.computed + device.latency
+        else:
+            self._predict(call, t.units)
+
+    def _lost_at(self, client: int, call: Call, draw: Draw) -> float | None:
+        """When the device goes away in the middle of the call, if it does."""
+        device = self.fleet.devices[client]
+        leaves = device.leaves(self.now)
+        if device.dropout and uniform(draw.seed, "dropout", client, draw.nth) < device.dropout:
+            share = uniform(draw.seed, "dropout at", client, draw.nth)
+            leaves = min(leaves, self.now + share * (call.arrived - self.now))
+        return leaves if leaves < call.arrived else None
+
+    def _settle(self, call: Call) -> list[Call]:
+        call.stage = "settled"
+        to = call.request.to
+        lane = self.fleet.lane(to)
+        seconds, flops = self.spent(call)
+        self.ledger.spend(to, seconds, flops, wasted=not call.usable)
+        if call.usable and isinstance(to, int):
+            for array in call.spec:
+                self.ledger.carry(to, category(array.name, len(array.shape), self.traffic, "up"), array.nbytes)
+        self._record(call, call.arrived)
+        self._free(lane)
+        settled = [call]
+        for after in call.next:
+            after.waits -= 1
+            if after.ended:
+                continue
+            if not call.usable and call in after.sources.values():
+                settled += self.settle_lost(after)
+            elif not after.waits:
+                heapq.heappush(self.events, (self.now, _READY, after.seq, after))
+        call.next, call.inputs = [], ()
+        return settled
+
+    def settle_lost(self, call: Call) -> list[Call]:
+        """What was to be taken in will never come: neither will the reply."""
+        call.stage, call.outcome, call.arrived, call.value = "settled", "lost", self.now, {}
+        call.state_spec = self.numerics.state_spec(call)
+        settled = [call]
+        for after in call.next:
+            after.waits -= 1
+            if after.ended:
+                continue
+            if call in after.sources.values():
+                settled += self.settle_lost(after)
+            elif not after.waits:
+                heapq.heappush(self.events, (self.now, _READY, after.seq, after))
+        call.next, call.inputs = [], ()
+        return settled
+
+    def _free(self, lane: Hashable) -> None:
+        """Let the next call of a lane begin, in order of readiness."""
+        self.running.pop(lane, None)
+        queue = self.queues.get(lane)
+        while queue:
+            call = queue.popleft()
+            if call.stage == "queued":
+                self._begin(lane, call)
+                return
+
+    def cancel(self, calls: Iterable[Call], round: int) -> None:
+        """End calls, and with each all that waits for it and what was dispatched in this round for it alone.
+
+        A call before it at the same address counts as dispatched for it, for it prepares its state.
+        """
+        todo, cancelled, lanes = list(calls), [], []
+        while todo:
+            c = todo.pop()
+            if c.ended:
+                continue
+            if c.stage == "running":
+                lanes.append(self.fleet.lane(c.request.to))
+                self.ledger.spend(c.request.to, *self.spent(c), wasted=True)
+                self._record(c, self.now, cancelled=True)
+            c.stage = "cancelled"
+            cancelled.append(c)
+            todo += c.next
+            todo += [i for i in c.inputs if i.round == round and all(n.stage == "cancelled" for n in i.next)]
+        self.numerics.roll_back(cancelled)
+        for lane in lanes:
+            self._free(lane)
+
+    def spent(self, call: Call) -> tuple[float, float]:
+        """Seconds and FLOPs that an address has spent on a call by now."""
+        end = min(call.arrived, self.now)
+        if call.outcome == "lost":
+            end = min(end, max(call.computed, call.downloaded))
+        work = self.pricing.work(call.request.passes)
+        if call.stage == "settled" and call.usable:
+            units = len(work) if call.units is None else call.units
+            flops = float(work.cumulative[units - 1]) if units else 0.0
+        elif call.computed > call.downloaded:
+            share = (min(end, call.computed) - call.downloaded) / (call.computed - call.downloaded)
+            flops = work.total * min(max(share, 0.0), 1.0)
+        else:
+            flops = 0.0
+        return max(end - call.start, 0.0), flops
+
+    def _record(self, call: Call, end: float, *, cancelled: bool = False) -> None:
+        to = call.request.to
+        self.timeline.append({
+            "round": call.round + 1,
+            "client": to if isinstance(to, int) else f"server:{to[1]}",
+            "class": self.fleet.devices[to].tier if isinstance(to, int) else "server",
+            "handler": call.request.handler,
+            "sent": call.sent,
+            "start": call.start,
+            "downloaded": min(call.downloaded, end),
+            "computed": min(call.computed, end),
+            "arrived": end,
+            "outcome": "cancelled" if cancelled else call.outcome,
+            "units": len(self.pricing.work(call.request.passes)) if call.units is None else call.units,
+            "of": len(self.pricing.work(call.request.passes)),
+        })  # fmt: skip
+
+    # ------------------------------------------------------------------ shapes
+    def _in_spec(self, call: Call) -> Spec:
+        spec = []
+        for name, array in call.request.arrays.items():
+            if isinstance(array, Output):
+                found = next((s for s in call.sources[name].spec if s.name == array.name), None)
+                if found is None:
+                    raise ProtocolError(f"The reply to {array.request.handler!r} holds no array {array.name!r}.")
+                spec.append(ArraySpec(name, found.shape, found.dtype))
+            else:
+                spec.append(ArraySpec(name, tuple(array.shape), array.dtype))
+        return tuple(spec)
+
+    def _signature(self, call: Call, state: Spec, arrays: Spec, units: int | None) -> Signature:
+        q = call.request
+        steps = len(q.batches) if isinstance(q.to, int) else 0
+        return (q.handler, tuple(q.config.items()), state, arrays, steps, units)
+
+    def _predict(self, call: Call, units: int | None) -> None:
+        call.signature = self._signature(call, self.numerics.state_spec(call), self._in_spec(call), units)
+        call.state_spec, call.spec = self.pricing.shapes(call.signature)
