@@ -18,66 +18,59 @@ Paths in it are relative to the directory in which lanterne is called.
 
 from __future__ import annotations
 
-import math
 import os
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from lanterne.algorithms import ALGORITHMS
 from lanterne.errors import ConfigError, nearest
-from lanterne.experiment.competitors import competitor, competitors, shown, toml_value, with_overrides
 from lanterne.experiment.mistakes import mistake
-from lanterne.experiment.parameters import Parameter, check_algorithm, check_fleet, parameters
-from lanterne.models import LayerStack
+from lanterne.experiment.parameters import (
+    algorithm_error,
+    check_algorithm,
+    check_deadline,
+    check_fleet,
+    make_algorithm,
+    parameters_of,
+    quantile,
+)
+from lanterne.experiment.tables import competitor, competitors, read_toml, shown, with_overrides
+from lanterne.fleet import PRESETS
 from lanterne.models.zoo import DEFAULT, MODELS
-from lanterne.protocol import Algorithm
 
-Value = bool | int | float | str | list[Any]
 _MOST_THREADS = 8
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
-
-
-def quantile(deadline: str) -> float:
-    """The quantile that a deadline names, a number from 0 to 1.
-
-    Raises:
-        ConfigError: for a text that names none.
-
-    Examples:
-        >>> quantile("q0.5"), quantile("50%")
-        (0.5, 0.5)
-    """
-    found = re.fullmatch(r"q(?P<share>[0-9.]+)|(?P<percent>[0-9.]+) ?%", deadline)
-    try:
-        value = float(found["share"] or float(found["percent"]) / 100) if found else math.nan
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise ConfigError(
-            f"training.deadline is {shown(deadline)}. "
-            'Give seconds (0.5), or a quantile of the fleet\'s times for the whole work ("q0.5" or "50%").'
-        )
-    return value
-
-
-def _deadline(value: object) -> object:
-    if isinstance(value, str):
-        quantile(value)
-    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-        raise ConfigError(f'training.deadline is {shown(value)}, but has to be above 0 seconds, or a quantile such as "q0.5".')
-    return float(value) if isinstance(value, int) else value
 
 
 def usable_cores() -> int:
     """The cores that this process may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_THREADS)
+
+
+def _gathered(given: object, name: str) -> object:
+    """A table whose other keys are parameters; one that is None was not set."""
+    if not isinstance(given, Mapping):
+        return given
+    inner = given.get("parameters", {})
+    rest = {key: value for key, value in given.items() if key not in (name, "parameters")}
+    both = {**inner, **rest} if isinstance(inner, Mapping) else {"parameters": inner, **rest}
+    named = {name: given[name]} if name in given else {}
+    return {**named, "parameters": {key: value for key, value in both.items() if value is not None}}
 
 
 class _Table(BaseModel):
@@ -93,15 +86,19 @@ class Training(_Table):
     cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
     deadline: Annotated[
         float | str | None,
-        BeforeValidator(_deadline),
-        Field(description="seconds, or a quantile of the fleet's times (q0.5, 50%); by default what non-stragglers need"),
+        BeforeValidator(check_deadline),
+        Field(
+            description="seconds, or a quantile of the fleet's times (q0.5, 50%); by default what non-stragglers need"
+        ),
     ] = None
 
 
 class Data(_Table):
     """What is learned, and how it is spread over the clients."""
 
-    source: Annotated[str, Field(min_length=1, description="a bundled data set, a folder, or a Parquet file")] = "digits"
+    source: Annotated[str, Field(min_length=1, description="a bundled data set, a folder, or a Parquet file")] = (
+        "digits"
+    )
     image: Annotated[str | None, Field(description="column of the images, where it cannot be found")] = None
     label: Annotated[str | None, Field(description="column of the labels, where it cannot be found")] = None
     partition: Annotated[str, Field(description="how rows are dealt to clients")] = "dirichlet:0.3"
@@ -113,7 +110,7 @@ class FleetConfig(_Table):
     """Which devices there are: a preset and its parameters, or a file."""
 
     kind: Annotated[str, Field(description="a preset, or the path of a .csv or .parquet file")] = "stragglers"
-    parameters: Annotated[dict[str, Value], Field(description="of the preset")] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, Any], Field(description="of the preset")] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -143,9 +140,9 @@ class Runtime(_Table):
     """How it is computed; of no effect on what is learned, up to rounding."""
 
     executor: Annotated[Literal["auto", "loop", "batched"], Field(description="auto: by a fixed rule")] = "auto"
-    threads: Annotated[int, Field(ge=1, description="clients computed at once; by default the usable cores, at most 8")] = Field(
-        default_factory=usable_cores
-    )
+    threads: Annotated[
+        int, Field(ge=1, description="clients computed at once; by default the usable cores, at most 8")
+    ] = Field(default_factory=usable_cores)
     device: Annotated[str, Field(description="cpu, cuda, cuda:1, mps")] = "cpu"
     dtype: Annotated[Literal["float32", "float64"], Field(description="of parameters and samples")] = "float32"
 
@@ -153,7 +150,9 @@ class Runtime(_Table):
     @classmethod
     def _known(cls, device: str) -> str:
         if not _DEVICE.fullmatch(device):
-            raise ConfigError(f"runtime.device is {shown(device)}. {nearest(device, ['cpu', 'cuda', 'cuda:0', 'mps'])}")
+            raise ConfigError(
+                f"runtime.device is {shown(device)}, which PyTorch does not know. Write cpu, cuda, cuda:1 or mps."
+            )
         return device
 
 
@@ -161,7 +160,7 @@ class AlgorithmConfig(_Table):
     """One competitor: an algorithm and what differs from its defaults."""
 
     algorithm: str
-    parameters: dict[str, Value] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -173,7 +172,9 @@ class Config(_Table):
     """One experiment: every competitor with every seed, on the same data and the same fleet."""
 
     rounds: Annotated[int, Field(ge=1, description="rounds of each competitor")] = 60
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(strict=False, description="one run for each")] = (1,)
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(strict=False, description="one run for each")
+    ] = (1,)
     evaluate_every: Annotated[int, Field(ge=1, description="rounds from one judgement of the model to the next")] = 1
     training: Training = Training()
     data: Data = Data()
@@ -189,7 +190,9 @@ class Config(_Table):
             raise ConfigError("seeds is empty, so nothing would run. Give at least one, as in seeds = [1].")
         twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
         if twice is not None:
-            raise ConfigError(f"seeds has {twice} twice, which would run the same experiment twice. Name each seed once.")
+            raise ConfigError(
+                f"seeds has {twice} twice, which would run the same experiment twice. Name each seed once."
+            )
         return seeds
 
     @field_validator("algorithms", mode="before")
@@ -224,8 +227,6 @@ def parse_config(mapping: Mapping[str, Any], own: Collection[str] = ()) -> Confi
         >>> parse_config({"algorithms": ["salf", "drop"], "fleet": {"share": 0.5}}).fleet.parameters
         {'share': 0.5}
     """
-    if "algorithms" not in mapping:
-        mapping = {**mapping, "algorithms": []} if not _unknown_key(mapping) else mapping
     try:
         return Config.model_validate(dict(mapping), context={"own": own})
     except ValidationError as error:
@@ -245,27 +246,6 @@ def read_config(path: str | Path, own: Collection[str] = ()) -> Config:
     return parse_config(read_toml(path), own)
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The tables of a file, not yet checked.
-
-    Raises:
-        ConfigError: for a file that is missing or is no TOML, with the line.
-    """
-    path = Path(path)
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        there = [str(each) for each in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        hint = nearest(str(path), there) if there else "Write it, or name the algorithms: lanterne run salf fedavg."
-        raise ConfigError(f"There is no experiment file {path}. {hint}") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a TOML file.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}), so it is no TOML. Save it as UTF-8.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}. Repair that line.") from None
-
-
 def to_toml(config: Config) -> str:
     """The experiment as TOML, from which `parse_config` makes an equal one; what is None is left out.
 
@@ -276,15 +256,43 @@ def to_toml(config: Config) -> str:
         >>> print(to_toml(parse_config({"algorithms": ["salf"]})).splitlines()[0])
         rounds = 60
     """
-    document = tomlkit.document()
-    dumped = config.model_dump(exclude_none=True)
-    tables = {name: value for name, value in dumped.items() if isinstance(value, dict)}
-    for name, value in dumped.items():
-        if name not in tables:
-            document.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
-    for name, table in tables.items():
-        if name == "algorithms":
-            document.add(name, _competitors(table))
-        elif table:
-            document.add(name, tomlkit.item({**table, **table.pop("parameters", {})}))
-    return tomlkit.dumps(document)
+    tables = config.model_dump(exclude_none=True)
+    tables["seeds"] = list(tables["seeds"])
+    tables["fleet"] |= tables["fleet"].pop("parameters")
+    for label, table in tables["algorithms"].items():
+        name, given = table["algorithm"], table["parameters"]
+        tables["algorithms"][label] = given if name == label else {"algorithm": name, **given}
+    return tomlkit.dumps({name: value for name, value in tables.items() if value != {}})
+
+
+def _keys() -> dict[str, list[str]]:
+    """The known keys by table, for those who wrote one in the wrong place."""
+    tables: tuple[type[BaseModel], ...] = (Training, Data, Runtime)
+    known = {table.__name__.lower(): list(table.model_fields) for table in tables}
+    known |= {"": list(Config.model_fields), "model": list(ModelConfig.model_fields)}
+    known["fleet"] = ["kind", *dict.fromkeys(key for kind in PRESETS.values() for key in parameters_of(kind))]
+    known["algorithms.<label>"] = list(
+        dict.fromkeys(key for kind in ALGORITHMS.values() for key in parameters_of(kind))
+    )
+    return known
+
+
+__all__ = [
+    "AlgorithmConfig",
+    "Config",
+    "Data",
+    "FleetConfig",
+    "ModelConfig",
+    "Runtime",
+    "Training",
+    "algorithm_error",
+    "competitor",
+    "make_algorithm",
+    "parse_config",
+    "quantile",
+    "read_config",
+    "read_toml",
+    "to_toml",
+    "usable_cores",
+    "with_overrides",
+]

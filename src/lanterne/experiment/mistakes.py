@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lanterne.errors import ConfigError, nearest
-from lanterne.experiment.competitors import shown
+from lanterne.experiment.tables import shown
 
 _WANTED = {
     "int": "a whole number",
@@ -28,6 +28,7 @@ _LIMITS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "less_than": lambda c: f"below {c['lt']:g}",
     "less_than_equal": lambda c: f"at most {c['le']:g}",
     "finite_number": lambda _: "finite",
+    "string_too_short": lambda _: "something",
 }
 
 
@@ -42,11 +43,14 @@ def mistake(error: ValidationError, where: str = "", keys: Mapping[str, Sequence
     Returns:
         The error to raise.
     """
-    first = error.errors(include_url=False)[0]
+    # A misspelt key explains what is missing.
+    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     kind, value, limits = first["type"], first["input"], first.get("ctx", {})
     place = _dotted(where, first["loc"])
     if kind == "extra_forbidden":
         return _unknown(_dotted(where, first["loc"][:-1]), str(first["loc"][-1]), keys or {})
+    if kind == "missing":
+        return ConfigError(f'{place} is missing. Name who races: [algorithms.salf], or algorithms = ["salf", "drop"].')
     if kind == "value_error":
         return ConfigError(f"{place}: {limits['error']}")
     if kind == "literal_error":

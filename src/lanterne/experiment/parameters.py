@@ -1,9 +1,10 @@
-"""What can be set of an algorithm and of a fleet: names, types, defaults and meanings, and the check of what was set."""
+"""What can be set of an algorithm and of a fleet: names, types, defaults, meanings, and the check of what was set."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from pydantic.fields import FieldInfo
 
 from lanterne.algorithms import ALGORITHMS
 from lanterne.errors import ConfigError, FleetError, nearest
-from lanterne.experiment.competitors import shown
 from lanterne.experiment.mistakes import mistake
+from lanterne.experiment.tables import shown
 from lanterne.fleet import PRESETS, preset
+from lanterne.models import LayerStack
+from lanterne.protocol import Algorithm
 
 FLEET_FILES = (".csv", ".parquet")
 #: Enough for any preset: how many layers the model has is not known here.
@@ -44,14 +47,14 @@ class Parameter:
     annotation: Any
 
 
-def parameters(kind: type[Any]) -> dict[str, Parameter]:
+def parameters_of(kind: type[Any]) -> dict[str, Parameter]:
     """What can be set of an algorithm or a fleet, in order.
 
     Args:
-        kind: a frozen dataclass; the meaning of a field is its `Field` description, or stands in the `Args` of a docstring.
+        kind: a frozen dataclass; a field's meaning is its `Field` description, or stands in the `Args` of a docstring.
 
     Examples:
-        >>> parameters(ALGORITHMS["salf"])["rule"].type
+        >>> parameters_of(ALGORITHMS["salf"])["rule"].type
         'paper | cond | code | ht'
     """
     hints = get_type_hints(kind, include_extras=True)
@@ -81,8 +84,10 @@ def check_algorithm(label: str, name: str, given: Mapping[str, Any]) -> None:
     """
     if name not in ALGORITHMS:
         own = ' For a label of your own, name its algorithm: algorithm = "salf".' if label == name else ""
-        raise ConfigError(f"algorithms.{label}: there is no algorithm called {shown(name)}. {nearest(name, ALGORITHMS)}{own}")
-    known = parameters(ALGORITHMS[name])
+        raise ConfigError(
+            f"algorithms.{label}: there is no algorithm called {shown(name)}. {nearest(name, ALGORITHMS)}{own}"
+        )
+    known = parameters_of(ALGORITHMS[name])
     for key, value in given.items():
         where = f"algorithms.{label}.{key}"
         if key not in known:
@@ -92,11 +97,80 @@ def check_algorithm(label: str, name: str, given: Mapping[str, Any]) -> None:
                 f"{where} is {shown(value)}, but a competitor's own deadline is a number of seconds. "
                 "A quantile is the same for all: set training.deadline."
             )
+        if value != value:
+            raise ConfigError(f"{where} is nan, which is no number. Give one.")
         try:
             # A TOML list is a Python list, whatever the hyperparameter wants.
             TypeAdapter(known[key].annotation).validate_python(value, strict=not isinstance(value, list))
         except ValidationError as error:
             raise mistake(error, where) from None
+
+
+def algorithm_error(label: str, error: ValidationError) -> ConfigError:
+    """What an algorithm's own check found, as one sentence.
+
+    Args:
+        label: of the competitor.
+        error: what pydantic raised.
+    """
+    return mistake(error, f"algorithms.{label}")
+
+
+def make_algorithm(name: str, stack: LayerStack, /, **parameters: Any) -> Algorithm[Any]:
+    """An algorithm by name.
+
+    Args:
+        name: one of `ALGORITHMS`.
+        stack: the model.
+        parameters: its hyperparameters.
+
+    Raises:
+        ConfigError: for an algorithm, a hyperparameter or a value that is not there.
+    """
+    check_algorithm(name, name, parameters)
+    try:
+        made: Algorithm[Any] = ALGORITHMS[name](stack=stack, **parameters)
+    except ValidationError as error:
+        raise algorithm_error(name, error) from None
+    return made
+
+
+def quantile(deadline: str) -> float:
+    """The quantile that a deadline names, a number from 0 to 1.
+
+    Raises:
+        ConfigError: for a text that names none.
+
+    Examples:
+        >>> quantile("q0.5"), quantile("50%")
+        (0.5, 0.5)
+    """
+    found = re.fullmatch(r"q(?P<share>[0-9.]+)|(?P<percent>[0-9.]+) ?%", deadline)
+    try:
+        value = float(found["share"] or float(found["percent"]) / 100) if found else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ConfigError(
+            f"training.deadline is {shown(deadline)}. "
+            'Give seconds (0.5), or a quantile of the fleet\'s times for the whole work ("q0.5" or "50%").'
+        )
+    return value
+
+
+def check_deadline(value: object) -> object:
+    """Seconds as a number, or a quantile; None is left as it is.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if isinstance(value, str):
+        quantile(value)
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise ConfigError(
+            f'training.deadline is {shown(value)}, but has to be above 0 seconds, or a quantile such as "q0.5".'
+        )
+    return float(value) if isinstance(value, int) else value
 
 
 def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
@@ -118,8 +192,10 @@ def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
             )
         return
     if kind not in PRESETS:
-        raise ConfigError(f"fleet.kind is {shown(kind)}: neither a fleet nor a .csv or .parquet file. {nearest(kind, PRESETS)}")
-    known = parameters(PRESETS[kind])
+        raise ConfigError(
+            f"fleet.kind is {shown(kind)}: neither a fleet nor a .csv or .parquet file. {nearest(kind, PRESETS)}"
+        )
+    known = parameters_of(PRESETS[kind])
     for key in given:
         if key not in known:
             raise ConfigError(f"fleet.{key}: the fleet {kind!r} has no parameter {shown(key)}. {nearest(key, known)}")
@@ -159,4 +235,3 @@ def _documented(kind: type[Any]) -> dict[str, str]:
     section = re.split(r"\n(?=\S)", section)[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
-

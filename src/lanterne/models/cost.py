@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from lanterne.errors import ModelError
+from lanterne.models.flops import FlopCounter
 from lanterne.models.stack import LayerStack
 
 # Two samples, halved: some layers refuse a batch of one.
@@ -75,13 +75,13 @@ def block_costs(stack: LayerStack, dtype: torch.dtype = torch.float32) -> tuple[
         parameters.update(leaf.untyped_storage()._cdata for leaf in leaves)
         saved.append(0)
         h = x.detach().requires_grad_()
-        with FlopCounterMode(display=False) as forward, saved_tensors_hooks(pack, lambda t: t):
+        with FlopCounter() as forward, saved_tensors_hooks(pack, lambda t: t):
             y = stack.forward(leaves, h, b, b + 1)
         both = _backward(y, [*leaves, h])
         weights = _backward(stack.forward(leaves, x.detach(), b, b + 1), leaves)
         costs.append(
             BlockCost(
-                forward=forward.get_total_flops() / _BATCH,
+                forward=forward.total / _BATCH,
                 weight_gradient=weights / _BATCH,
                 input_gradient=(both - weights) / _BATCH,
                 parameters=stack.edges[b + 1] - stack.edges[b],
@@ -96,9 +96,9 @@ def block_costs(stack: LayerStack, dtype: torch.dtype = torch.float32) -> tuple[
 def _backward(y: Tensor, wanted: list[Tensor]) -> float:
     if not y.requires_grad:
         raise ModelError("A block of this model does not depend on its parameters. Leave it out.")
-    with FlopCounterMode(display=False) as mode:
+    with FlopCounter() as mode:
         torch.autograd.grad(y, wanted, torch.empty_like(y), allow_unused=True)
-    return float(mode.get_total_flops())
+    return float(mode.total)
 
 
 def describe(stack: LayerStack, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:

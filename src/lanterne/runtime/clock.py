@@ -166,7 +166,7 @@ class VirtualClock:
             after.waits -= 1
             if after.ended:
                 continue
-            if not call.usable and call in after.sources.values():
+            if not call.usable:
                 settled += self.settle_lost(after)
             elif not after.waits:
                 heapq.heappush(self.events, (self.now, _READY, after.seq, after))
@@ -174,19 +174,17 @@ class VirtualClock:
         return settled
 
     def settle_lost(self, call: Call) -> list[Call]:
-        """What was to be taken in will never come: neither will the reply."""
-        call.stage, call.outcome, call.arrived, call.value = "settled", "lost", self.now, {}
-        call.state_spec = self.numerics.state_spec(call)
-        settled = [call]
-        for after in call.next:
-            after.waits -= 1
-            if after.ended:
+        """What a call was to take in, or the state that it was to find, will never be: it is lost, and so is all after it."""
+        settled, todo = [], [call]
+        while todo:
+            c = todo.pop()
+            if c.ended:
                 continue
-            if call in after.sources.values():
-                settled += self.settle_lost(after)
-            elif not after.waits:
-                heapq.heappush(self.events, (self.now, _READY, after.seq, after))
-        call.next, call.inputs = [], ()
+            c.stage, c.outcome, c.arrived, c.value = "settled", "lost", self.now, {}
+            c.state_spec = self.numerics.state_spec(c)
+            settled.append(c)
+            todo += c.next
+            c.next, c.inputs = [], ()
         return settled
 
     def _free(self, lane: Hashable) -> None:

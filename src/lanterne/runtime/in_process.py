@@ -183,7 +183,7 @@ class InProcess:
         flight.outcome, flight.value, flight.error, flight.at = outcome, value or {}, error, self.now
         for after in flight.next:
             after.waits -= 1
-            if not flight.usable and flight in after.sources.values():
+            if not flight.usable:
                 self._settle(after, "lost")
             elif not after.waits and not after.cancelled and after.outcome is None:
                 self._send(after)

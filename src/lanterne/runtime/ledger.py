@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lanterne.protocol import Address
@@ -86,12 +86,16 @@ class Ledger:
 
     def snapshot(self) -> dict[str, Any]:
         """Plain data."""
-        return {"total": asdict(self.total), "accounts": [[to, asdict(a)] for to, a in self.accounts.items()]}
+        return {"total": _plain(self.total), "accounts": [(to, _plain(a)) for to, a in self.accounts.items()]}
 
     def restore(self, snap: dict[str, Any]) -> None:
         """Back to a snapshot."""
         self.total = _account(snap["total"])
-        self.accounts = {tuple(to) if isinstance(to, list | tuple) else to: _account(a) for to, a in snap["accounts"]}
+        self.accounts = {to: _account(a) for to, a in snap["accounts"]}
+
+
+def _plain(account: Account) -> dict[str, Any]:
+    return {f.name: getattr(account, f.name) for f in fields(Account)} | {"bytes": dict(account.bytes)}
 
 
 def _account(data: dict[str, Any]) -> Account:

@@ -146,6 +146,7 @@ class Simulator:
             raise ProtocolError(f"There is no handler {q.handler!r}; the table has {', '.join(self.pricing.handlers)}.")
         if isinstance(q.to, int) and not 0 <= q.to < len(self.fleet):
             raise ProtocolError(f"There is no client {q.to}; the fleet has {len(self.fleet)}.")
+        self.pricing.work(q.passes)
         for name, array in q.arrays.items():
             if isinstance(array, Output) and array.request not in self.calls:
                 raise ProtocolError(f"{name!r} of {q.handler!r} is an output of a request that was not dispatched in this round.")

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from lanterne.fleet import Fleet
 from lanterne.models import LayerStack
+from lanterne.models.flops import FlopCounter
 from lanterne.protocol import CATEGORIES, Algorithm
 from lanterne.runtime import Loop, Simulator
 from lanterne.runtime.job import Job, Result
@@ -38,13 +38,13 @@ class Audit(Loop):
             j, name = job(node), f"The handler {node.request.handler!r}"
             before = digest({**{f"state {n}": t for n, t in j.state.items()}, **{f"inbox {n}": t for n, t in j.arrays.items()}})
             ambient = torch.get_rng_state()
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounter() as counter:
                 state, out = self.one(j)
             after = digest({**{f"state {n}": t for n, t in j.state.items()}, **{f"inbox {n}": t for n, t in j.arrays.items()}})
             assert before == after, f"{name} changed its inputs. Work on a clone."
             assert torch.equal(ambient, torch.get_rng_state()), f"{name} touched the global random generator. Draw from local.key."
             declared = self.declared(node)
-            measured = counter.get_total_flops()
+            measured = counter.total
             assert measured == declared, f"{name} did {measured} FLOPs in products and convolutions, but its passes declare {declared:.0f}."
             real = sum(len(t.detach().contiguous().numpy().tobytes()) for t in out.values())
             assert real == nbytes(node.spec) == nbytes(spec_of(out)), f"{name} sent {real} bytes, but promised {nbytes(node.spec)}."

@@ -1,4 +1,4 @@
-"""Who races, as a list or as tables, and single settings that take the place of what a file says."""
+"""An experiment as nested tables, before it is checked: read from a file, who races, and single settings changed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from lanterne.errors import ConfigError, nearest
@@ -16,6 +17,29 @@ SECTIONS = ("training", "data", "fleet", "model", "runtime", "algorithms")
 SHORTHANDS = ("lr", "local_steps", "momentum", "cohort", "deadline")
 
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=:,-]{0,79}")
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a file, not yet checked.
+
+    Raises:
+        ConfigError: for a file that is missing or is no TOML, with the line.
+    """
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        there = [str(each) for each in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        hint = nearest(str(path), there) if there else "Write it, or name the algorithms: lanterne run salf fedavg."
+        raise ConfigError(f"There is no experiment file {path}. {hint}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a TOML file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 text (byte {error.start}), so it is no TOML. Save it as UTF-8."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}. Repair that line.") from None
 
 
 def competitor(word: str) -> tuple[str, dict[str, Any]]:
@@ -76,8 +100,8 @@ def competitors(given: object) -> dict[str, Any]:
     for label, _ in pairs:
         if not _LABEL.fullmatch(label):
             raise ConfigError(
-                f"The label {shown(label)} of an algorithm cannot name a folder. Use at most 80 letters, digits and ._-=:, "
-                "and begin with a letter or a digit."
+                f"The label {shown(label)} of an algorithm cannot name a folder. "
+                "Use at most 80 letters, digits and ._-=:, and begin with a letter or a digit."
             )
         # Some file systems do not tell capitals apart.
         if label.casefold() in seen:
@@ -85,7 +109,7 @@ def competitors(given: object) -> dict[str, Any]:
             alike = f"{label!r} twice" if label == other else f"both {other!r} and {label!r}"
             raise ConfigError(
                 f"algorithms has {alike}, and each needs a folder of its own. "
-                f"Give one another label, as in [algorithms.{label}-2] with algorithm = \"{label}\"."
+                f'Give one another label, as in [algorithms.{label}-2] with algorithm = "{label}".'
             )
         seen[label.casefold()] = label
     return dict(pairs)
@@ -94,8 +118,9 @@ def competitors(given: object) -> dict[str, Any]:
 def with_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """An experiment with single settings changed, in order.
 
-    `lr`, `local_steps`, `momentum`, `cohort` and `deadline` alone mean those of `[training]`; a key that begins with the
-    label of a competitor means its hyperparameter; all others are dotted paths from the top. Values are TOML, bare words are strings.
+    `lr`, `local_steps`, `momentum`, `cohort` and `deadline` alone mean those of `[training]`; a key that begins with
+    the label of a competitor means its hyperparameter; all others are dotted paths from the top. Values are TOML;
+    bare words are strings.
 
     Args:
         mapping: the experiment as it was read; it is not changed.
