@@ -37,6 +37,7 @@ RUNS = {
     "huge": {"fleet": {"clients": 200, "slowdown": 1000.0, "scale": 3000.0}, "rounds": 8, "model": 3e14},
     "tiers": {"tiers": ["phone", "tablet", "laptop", "board", "rack of many"], "rounds": 4},
     "all-different": {"tiers": [f"device {n}" for n in range(30)], "rounds": 4},
+    "quick": {"fleet": {"scale": 0.08, "slowdown": 6.0}, "rounds": 25},
     "alone": {"fleet": {"clients": 1, "stragglers": 0.0}, "algorithms": ["fedavg", "salf"], "rounds": 5},
 }  # fmt: skip
 

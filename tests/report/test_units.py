@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -55,10 +56,13 @@ def test_what_is_not_known_has_a_dash() -> None:
 def test_ticks_of_a_logarithmic_axis_are_few_distinct_and_inside(kind, low, ratio) -> None:
     high = low * ratio
     ticks, texts, finer = log_ticks(kind, low, high)
-    assert 1 <= len(ticks) <= 6
+    assert 1 <= len(ticks) <= 10
     assert all(low <= tick <= high for tick in [*ticks, *finer])
     assert ticks == sorted(set(ticks))
     assert len(set(texts)) == len(texts)
+    places = [30 * math.log(tick / low) / math.log(ratio) for tick in ticks]
+    for (left, one), (right, other) in itertools.pairwise(zip(places, texts, strict=True)):
+        assert right - left > (len(one) + len(other)) / 2
 
 
 def test_ticks_of_time_are_those_of_a_clock() -> None:

@@ -53,7 +53,9 @@ def _usage(error: Exception) -> str:
     message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "lanterne"
-    return f"{message.removesuffix('.')}. `{path} --help` lists what there is."
+    # Two shapes of the same hint, from two generations of click.
+    message = message.replace("?.", "?")
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'} `{path} --help` lists what there is."
 
 
 __all__ = ["app", "main"]

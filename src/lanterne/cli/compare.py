@@ -23,7 +23,9 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, finished or not.")],
     target: Annotated[
         list[float] | None,
-        typer.Option("--target", metavar="ACCURACY", help="Also say how soon this accuracy was reached, as 0.8; may be repeated."),
+        typer.Option(
+            "--target", metavar="ACCURACY", help="Also say how soon this accuracy was reached, as 0.8; may be repeated."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also draw pictures into this folder.")] = None,
     format: Annotated[CompareFormat, typer.Option("--format", help="How the result is printed.")] = CompareFormat.table,

@@ -14,7 +14,8 @@ def plot(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, finished or not.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the pictures.", show_default="RUN/plots")] = None,
     kinds: Annotated[
-        list[str] | None, typer.Option("--as", metavar="png|svg|pdf", help="Kind of picture; may be repeated.", show_default="png")
+        list[str] | None,
+        typer.Option("--as", metavar="png|svg|pdf", help="Kind of picture; may be repeated.", show_default="png"),
     ] = None,
     format: AsFormat = Format.table,
 ) -> None:

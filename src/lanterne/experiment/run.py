@@ -101,7 +101,7 @@ def resume_experiment(out: Path, listener: Listener | None = None, objects: Obje
         raise ConfigError(
             f"{out} was begun from Python with an own {', '.join(sorted(missing))}. Resume it with lanterne.resume({str(out)!r}, ...) and bring it again."
         )
-    prepared = prepare(read_config(out / "config.toml"), objects)
+    prepared = prepare(read_config(out / "config.toml", (objects or Objects()).algorithms), objects)
     with _one_thread(), _disk(out):
         for partial in out.rglob("*.partial"):
             partial.unlink()

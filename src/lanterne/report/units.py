@@ -12,6 +12,7 @@ _UNITS: dict[Kind, tuple[tuple[float, str], ...]] = {
     "bytes": ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB")),
     "count": ((1.0, ""),),
 }
+_MOST_MINOR = 20
 _NAMES = {"µs": "microseconds", "ms": "milliseconds", "s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
 
 
@@ -96,14 +97,14 @@ def _figures(value: float, whole: bool) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.01 or value == 0 else f"{value:.1e}"
 
 
-def log_ticks(kind: Kind, low: float, high: float, most: int = 5) -> tuple[list[float], list[str], list[float]]:
+def log_ticks(kind: Kind, low: float, high: float, room: int = 30) -> tuple[list[float], list[str], list[float]]:
     """Round values for a logarithmic axis: 10 s, 1 min, 10 min, 1 h rather than 10^1, 10^2.
 
     Args:
         kind: what the axis measures.
         low: its lower end, positive.
         high: its upper end, above `low`.
-        most: how many ticks there may be.
+        room: how many characters would fit along it.
 
     Returns:
         Positions in base units, their labels, and finer positions without labels.
@@ -117,10 +118,16 @@ def log_ticks(kind: Kind, low: float, high: float, most: int = 5) -> tuple[list[
     fine = _times(fine=True) if kind == "seconds" else [step * ten for ten in decades for step in (1.0, 2.0, 5.0)]
     coarse, fine = ([tick for tick in ticks if low <= tick <= high] for ticks in (coarse, fine))
     ticks: list[float] = []
+    texts: list[str] = []
     for tick in coarse if len(coarse) >= 3 else fine:
-        if not ticks or math.log(tick / ticks[-1]) >= math.log(high / low) / (most + 1):
+        text = _tick_text(kind, tick)
+        if (
+            not ticks
+            or room * math.log(tick / ticks[-1]) / math.log(high / low) >= (len(texts[-1]) + len(text)) / 2 + 1
+        ):
             ticks.append(tick)
-    return ticks, [_tick_text(kind, tick) for tick in ticks], fine if len(fine) <= 4 * most else []
+            texts.append(text)
+    return ticks, texts, fine if len(fine) <= _MOST_MINOR else []
 
 
 def _times(fine: bool = False) -> list[float]:
