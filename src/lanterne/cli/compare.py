@@ -24,7 +24,7 @@ def compare(
     target: Annotated[
         list[float] | None,
         typer.Option(
-            "--target", metavar="ACCURACY", help="Also say how soon this accuracy was reached, as 0.8; may be repeated."
+            "--target", metavar="ACCURACY", help="Also how soon this accuracy was reached, as 0.8; may be repeated."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also draw pictures into this folder.")] = None,

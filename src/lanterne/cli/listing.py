@@ -133,9 +133,8 @@ def _overview(found: dict[str, list[Entry]], parameters: bool) -> None:
 
     terminal = console()
     for kind, entries in found.items():
-        table = Table(
-            box=None, padding=(0, 2, 0, 0), show_header=False, title=kind, title_justify="left", title_style="bold"
-        )
+        terminal.print(kind, style="bold")
+        table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
         table.add_column(no_wrap=True)
         table.add_column()
         for entry in entries:
@@ -159,12 +158,14 @@ def _details(entry: Entry) -> None:
     for heading in ("parameter", "default", "type", "meaning"):
         table.add_column(heading, no_wrap=heading == "parameter")
     for each in entry["parameters"]:
-        default = (
-            ""
-            if each["default"] is None
-            else str(each["default"]).lower()
-            if each["default"] in (True, False)
-            else f"{each['default']}"
-        )
-        table.add_row(*(escape(text) for text in (each["name"], default, each["type"], each["meaning"])))
+        row = (each["name"], _shown(each["default"]), each["type"], each["meaning"])
+        table.add_row(*map(escape, row))
     terminal.print(table)
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)

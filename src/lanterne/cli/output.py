@@ -110,6 +110,10 @@ def resumable(out: Path, debug: bool) -> Iterator[None]:
             sys.stderr.write(traceback.format_exc())
         trace = "" if debug else " Add --debug for the traceback."
         raise StoppedError(f"{' '.join(str(error).split())}{trace} {_safe(out)}", 1) from None
+    except Exception as error:
+        # A mistake of lanterne's own keeps its traceback.
+        error.add_note(_safe(out))
+        raise
 
 
 def _safe(out: Path) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lanterne.report.units import percent, quantity
@@ -25,28 +26,28 @@ class Cell:
     seed: int
     rounds: int
     first: int
-    row: dict[str, Any] = field(default_factory=dict)
-    result: dict[str, Any] | None = None
+    seen: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False
 
     @property
     def round(self) -> int:
         """Rounds done."""
-        return int((self.result or {}).get("rounds", self.row.get("round", self.first)))
+        return int(self.seen.get("rounds", self.seen.get("round", self.first)))
 
     @property
     def accuracy(self) -> str:
         """In per cent; the round in which it diverged."""
-        diverged = (self.result or {}).get("diverged")
-        return percent(self.row.get("accuracy")) if diverged is None else f"diverged at {diverged}"
+        diverged = self.seen.get("diverged")
+        return percent(self.seen.get("accuracy")) if diverged is None else f"diverged in {diverged}"
 
     @property
     def virtual(self) -> str:
         """Time on the simulated clock."""
-        return quantity("seconds", self.row.get("virtual_seconds") or 0.0)
+        return quantity("seconds", self.seen.get("virtual_seconds") or 0.0)
 
     def late(self, named: int = _NAMED) -> str:
         """How many clients were late in the last round, and who are the first of them."""
-        late = self.row.get("late") or []
+        late = self.seen.get("late") or []
         names = " ".join(map(str, late[:named])) + (" …" if len(late) > named else "")
         return f"{len(late)}: {names}" if late and named else str(len(late))
 
@@ -75,26 +76,24 @@ class Progress:
         if self._console.is_terminal and not self._quiet:
             from rich.live import Live
 
-            self._live = Live(
-                get_renderable=self.render, console=self._console, refresh_per_second=4, redirect_stdout=False
-            )
+            self._live = Live(get_renderable=self.render, console=self._console, redirect_stdout=False)
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def begin(self, label: str, seed: int, first_round: int, rounds: int) -> None:
         """A competitor with a seed begins, or goes on."""
         self._cells.append(Cell(label, seed, rounds, first_round))
+        self._said = time.monotonic()
 
     def row(self, row: dict[str, Any]) -> None:
         """A round was evaluated."""
         cell = self._cells[-1]
-        cell.row = row
+        cell.seen = row
         now = time.monotonic()
         if now - self._said >= _EVERY:
             self._said = now
@@ -103,8 +102,9 @@ class Progress:
     def end(self, result: dict[str, Any]) -> None:
         """A competitor with a seed is finished."""
         cell = self._cells[-1]
-        cell.result = result
-        self._line(cell, f", {quantity('seconds', result.get('wall_seconds') or 0.0)} of yours")
+        cell.seen = {**cell.seen, **result}
+        cell.ended = True
+        self._line(cell, f", took {quantity('seconds', result.get('wall_seconds') or 0.0)}")
 
     def _line(self, cell: Cell, more: str = "") -> None:
         if self._quiet or self._live is not None:
@@ -124,27 +124,32 @@ class Progress:
         from rich.text import Text
 
         width, height = self._console.size
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", expand=False)
-        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=max(6, width // 3))
-        table.add_column("seed", justify="right", no_wrap=True)
-        columns: list[tuple[int, str]] = [(0, "round"), (0, "acc %"), (52, "virtual"), (66, "late")]
+        named = _NAMED if width >= 66 else 0
+        columns: dict[str, Callable[[Cell], RenderableType]] = {
+            "": lambda cell: Text(cell.label),
+            "seed": lambda cell: str(cell.seed),
+            "round": lambda cell: f"{cell.round}/{cell.rounds}",
+            "acc %": lambda cell: cell.accuracy,
+            "virtual": lambda cell: cell.virtual,
+            "late": lambda cell: cell.late(named),
+        }
+        if width < 52:
+            del columns["virtual"]
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+        for heading in columns:
+            name = not heading
+            table.add_column(
+                heading,
+                justify="left" if name or (heading == "late" and named) else "right",
+                no_wrap=True,
+                max_width=max(6, width // 3) if name else None,
+            )
         if width >= 80:
-            table.add_column("", width=min(24, width - 66), no_wrap=True)
-        for least, heading in columns:
-            if width >= least:
-                table.add_column(heading, justify="left" if heading == "late" else "right", no_wrap=True)
-        room = max(height - 4, 1)
-        for cell in self._cells[-room:]:
-            bar = [ProgressBar(cell.rounds, cell.round)] if width >= 80 else []
-            values = {
-                "round": f"{cell.round}/{cell.rounds}",
-                "acc %": cell.accuracy,
-                "virtual": cell.virtual,
-                "late": cell.late(),
-            }
-            shown = [values[heading] for least, heading in columns if width >= least]
-            table.add_row(Text(cell.label), str(cell.seed), *bar, *map(Text, shown))
-        done = sum(cell.result is not None for cell in self._cells)
+            columns["done"] = lambda cell: ProgressBar(cell.rounds, cell.round)
+            table.add_column("", width=min(24, width - 66))
+        for cell in self._cells[-max(height - 4, 1) :]:
+            table.add_row(*(column(cell) for column in columns.values()))
+        done = sum(cell.ended for cell in self._cells)
         if self._total > 1:
             table.caption = f"{done} of {self._total} done"
             table.caption_justify = "left"

@@ -51,5 +51,6 @@ def _table(out: Path, pictures: list[Path]) -> None:
 
     terminal = console()
     terminal.print(table(summarise(load_run(out).cells), terminal.width))
-    for path in (*pictures, out):
+    for path in pictures:
         terminal.print(str(path), markup=False, soft_wrap=True)
+    terminal.print(f"The run is in {out}", markup=False, soft_wrap=True)

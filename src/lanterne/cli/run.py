@@ -110,8 +110,8 @@ def experiment(what: list[str], options: dict[str, Any], settings: list[str]) ->
     """The experiment that a command line describes, not yet checked.
 
     Args:
-        what: at most one TOML file, and competitors, which take the place of those in the file; one that the file has too
-            keeps its table.
+        what: at most one TOML file, and competitors, which take the place of those in the file; one that the file has
+            too keeps its table.
         options: nested like an experiment; None is not given. They take the place of what the file says.
         settings: the last word.
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lanterne.errors import ConfigError, nearest
-from lanterne.experiment.tables import shown
+from lanterne.experiment.tables import bare, shown
 
 _WANTED = {
     "int": "a whole number",
@@ -67,7 +67,7 @@ def mistake(error: ValidationError, where: str = "", keys: Mapping[str, Sequence
 
 def _unknown(table: str, key: str, keys: Mapping[str, Sequence[str]]) -> ConfigError:
     """A key that is not there, and where it is."""
-    place, within = (f"{table}.{key}", f" in [{table}]") if table else (key, " at the top")
+    place, within = (f"{table}.{bare(key)}", f" in [{table}]") if table else (bare(key), " at the top")
     home = next((home for home, known in keys.items() if key in known), None)
     if home is None:
         return ConfigError(f"{place}: there is no such key{within}. {nearest(key, keys.get(table, ()))}")
@@ -79,5 +79,5 @@ def _dotted(where: str, loc: Sequence[int | str]) -> str:
     """The place of a value as a user writes it: `seeds[1]`, `training.lr`."""
     text = where
     for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f".{bare(part)}" if text else bare(part)
     return text

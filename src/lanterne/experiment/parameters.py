@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from lanterne.algorithms import ALGORITHMS
 from lanterne.errors import ConfigError, FleetError, nearest
 from lanterne.experiment.mistakes import mistake
-from lanterne.experiment.tables import shown
+from lanterne.experiment.tables import bare, shown
 from lanterne.fleet import PRESETS, preset
 from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm
@@ -83,13 +83,13 @@ def check_algorithm(label: str, name: str, given: Mapping[str, Any]) -> None:
         ConfigError: for the first mistake.
     """
     if name not in ALGORITHMS:
-        own = ' For a label of your own, name its algorithm: algorithm = "salf".' if label == name else ""
-        raise ConfigError(
-            f"algorithms.{label}: there is no algorithm called {shown(name)}. {nearest(name, ALGORITHMS)}{own}"
-        )
+        hint = nearest(name, ALGORITHMS)
+        if label == name and hint.startswith("Choose"):
+            hint += ' For a label of your own, name its algorithm: algorithm = "salf".'
+        raise ConfigError(f"algorithms.{bare(label)}: there is no algorithm called {shown(name)}. {hint}")
     known = parameters_of(ALGORITHMS[name])
     for key, value in given.items():
-        where = f"algorithms.{label}.{key}"
+        where = f"algorithms.{bare(label)}.{bare(key)}"
         if key not in known:
             raise ConfigError(f"{where}: {name} has no hyperparameter {shown(key)}. {nearest(key, known)}")
         if key == "deadline" and isinstance(value, str):
@@ -113,7 +113,7 @@ def algorithm_error(label: str, error: ValidationError) -> ConfigError:
         label: of the competitor.
         error: what pydantic raised.
     """
-    return mistake(error, f"algorithms.{label}")
+    return mistake(error, f"algorithms.{bare(label)}")
 
 
 def make_algorithm(name: str, stack: LayerStack, /, **parameters: Any) -> Algorithm[Any]:
@@ -187,7 +187,7 @@ def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
         if given:
             key = next(iter(given))
             raise ConfigError(
-                f"fleet.{key} is set, but the fleet is the file {kind}, which describes every device itself. "
+                f"fleet.{bare(key)} is set, but the fleet is the file {kind}, which describes every device itself. "
                 f"Leave it out, or write it into the file as a column."
             )
         return
@@ -198,7 +198,9 @@ def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
     known = parameters_of(PRESETS[kind])
     for key in given:
         if key not in known:
-            raise ConfigError(f"fleet.{key}: the fleet {kind!r} has no parameter {shown(key)}. {nearest(key, known)}")
+            raise ConfigError(
+                f"fleet.{bare(key)}: the fleet {kind!r} has no parameter {shown(key)}. {nearest(key, known)}"
+            )
     wrong = _refusal(kind, given)
     if wrong:
         # The key is named where one alone is to blame.

@@ -179,6 +179,7 @@ class _Cell:
                     saved = {"state": state, "round": done, "wall": wall, "best": best, "last": last, "simulator": snapshot(simulator)}
                     saved |= {"rows": self.rows.stat().st_size, "timeline": self.timeline.stat().st_size}
                     checkpoint.save(self.checkpoint, saved)
+            _append(self.timeline, simulator.clock.under_way())
             result = make_result(last, best, diverged, done)
             _write(self.folder / "result.json", json.dumps(result, allow_nan=False) + "\n")
             listener.end(result)

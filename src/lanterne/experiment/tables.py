@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         there = [str(each) for each in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         hint = nearest(str(path), there) if there else "Write it, or name the algorithms: lanterne run salf fedavg."
@@ -38,8 +39,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} is not UTF-8 text (byte {error.start}), so it is no TOML. Save it as UTF-8."
         ) from None
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}. Repair that line.") from None
+        place = f"at line {len(text.splitlines())}, the last)"
+        said = str(error).replace("at end of document)", place)
+        raise ConfigError(f"{path} is no TOML: {said}. Repair that line.") from None
 
 
 def competitor(word: str) -> tuple[str, dict[str, Any]]:
@@ -173,6 +178,17 @@ def shown(value: object) -> str:
     """
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 55 else f"{text[:52]}..."
+
+
+def bare(key: object) -> str:
+    """A key as it stands in TOML: in quotation marks where it needs them.
+
+    Examples:
+        >>> bare("salf-2"), bare("salf:p=zero")
+        ('salf-2', '"salf:p=zero"')
+    """
+    text = str(key)
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text)
 
 
 def _split(setting: str, labels: Mapping[str, Any]) -> tuple[list[str], str]:

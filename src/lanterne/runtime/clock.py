@@ -210,7 +210,7 @@ class VirtualClock:
             if c.stage == "running":
                 lanes.append(self.fleet.lane(c.request.to))
                 self.ledger.spend(c.request.to, *self.spent(c), wasted=True)
-                self._record(c, self.now, cancelled=True)
+                self._record(c, self.now, "cancelled")
             c.stage = "cancelled"
             cancelled.append(c)
             todo += c.next
@@ -235,7 +235,15 @@ class VirtualClock:
             flops = 0.0
         return max(end - call.start, 0.0), flops
 
-    def _record(self, call: Call, end: float, *, cancelled: bool = False) -> None:
+    def under_way(self) -> list[dict[str, Any]]:
+        """What devices are at work on now, as records like those of the timeline, with the outcome `running`."""
+        before, self.timeline = self.timeline, []
+        for call in sorted(self.running.values(), key=lambda c: c.seq):
+            self._record(call, self.now, "running")
+        found, self.timeline = self.timeline, before
+        return found
+
+    def _record(self, call: Call, end: float, outcome: str | None = None) -> None:
         to = call.request.to
         self.timeline.append({
             "round": call.round + 1,
@@ -247,7 +255,7 @@ class VirtualClock:
             "downloaded": min(call.downloaded, end),
             "computed": min(call.computed, end),
             "arrived": end,
-            "outcome": "cancelled" if cancelled else call.outcome,
+            "outcome": outcome or call.outcome,
             "units": len(self.pricing.work(call.request.passes)) if call.units is None else call.units,
             "of": len(self.pricing.work(call.request.passes)),
         })  # fmt: skip

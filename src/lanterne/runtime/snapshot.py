@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lanterne.protocol import Output, Pass, Request
+from lanterne.protocol import Address, Output, Pass, Request
 from lanterne.runtime.call import Call
 from lanterne.tree import ArraySpec, Spec
 
@@ -43,7 +43,7 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         "waves": simulator.numerics.waves,
         "away": dict(simulator.clock.away),
         "sent": dict(simulator.sent),
-        "states": {to: dict(state) for to, state in simulator.numerics.states.items()},
+        "states": {to: dict(simulator.numerics.states[to]) for to in sorted(simulator.numerics.states, key=_order)},
         "ledger": simulator.ledger.snapshot(),
         "events": [(t, kind, seq) for t, kind, seq, call in sorted(simulator.clock.events, key=lambda e: e[:3]) if call.stage != "cancelled"],
         "calls": [_call(calls[seq], calls) for seq in sorted(calls)],
@@ -135,6 +135,11 @@ def _restored(data: dict[str, Any], calls: dict[int, Call]) -> Call:
         state, inbox, steps, units = data["signature"]
         call.signature = (q.handler, tuple(q.config.items()), _spec(state), _spec(inbox), steps, units)
     return call
+
+
+def _order(to: Address) -> tuple[bool, Any]:
+    """Clients by number, then replicas: threads must not decide what stands first."""
+    return isinstance(to, tuple), to
 
 
 def _plain(spec: Spec) -> list[tuple[str, tuple[int, ...], str]]:
