@@ -293,9 +293,25 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(text, inner, max_size=2),
     max_leaves=4,
 )
-PLACES = """rounds seeds training training.deadline training.lr data.source fleet fleet.kind fleet.share fleet.machines
-model.name runtime.device algorithms algorithms.salf algorithms.salf.rule algorithms.salf.algorithm
-algorithms.salf.cohort""".split()
+PLACES = [
+    "rounds",
+    "seeds",
+    "training",
+    "training.deadline",
+    "training.lr",
+    "data.source",
+    "fleet",
+    "fleet.kind",
+    "fleet.share",
+    "fleet.machines",
+    "model.name",
+    "runtime.device",
+    "algorithms",
+    "algorithms.salf",
+    "algorithms.salf.rule",
+    "algorithms.salf.algorithm",
+    "algorithms.salf.cohort",
+]
 
 
 @given(anything, st.sampled_from(PLACES))

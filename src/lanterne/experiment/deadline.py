@@ -67,7 +67,7 @@ def first_jobs(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, strea
     spec = spec_of(arrays)
 
     def up(units: int | None) -> int:
-        return nbytes(simulator.pricing.shapes((request.handler, tuple(request.config.items()), (), spec, len(request.batches), units))[1])
+        return simulator.pricing.reply((request.handler, tuple(request.config.items()), (), spec, len(request.batches), units)).nbytes
 
     return Job(nbytes(spec), simulator.pricing.work(request.passes), up, request.deadline, request.stop)
 
@@ -101,7 +101,7 @@ def _full_speed(device: Device, job: Job) -> float:
             return _expected(device, job)
         return timing(replace(device, pace=None), whole, Draw(0, 0, 0, 0)).arrived
     if isinstance(device.pace, UniformDepth):
-        pace = replace(device.pace, minimum=device.pace.layers)
+        pace = replace(device.pace, minimum=device.pace.maximum)
         return timing(replace(device, pace=pace), whole, Draw(0, 0, 0, 0)).arrived
     return timing(replace(device, pace=None), whole, Draw(0, 0, 0, 0)).arrived
 

@@ -39,6 +39,11 @@ class Work:
         return float(self.cumulative[-1]) if self.flops else 0.0
 
     @cached_property
+    def begun(self) -> float:
+        """Batches of all units."""
+        return float(self.batches[-1]) if self.flops else 0.0
+
+    @cached_property
     def cumulative(self) -> Floats:
         """FLOPs up to the end of each unit."""
         return np.cumsum(np.asarray(self.flops, dtype=np.float64))
@@ -184,6 +189,14 @@ class Device:
     def finished(self, work: Work, draw: Draw) -> Floats:
         """Seconds from the start of the computation to the end of each unit."""
         return self.steady(work) if self.pace is None else self.pace.finished(self, work, draw)
+
+    def whole(self, work: Work, draw: Draw) -> float:
+        """Seconds for all units: the last of `finished`, to the bit."""
+        if not work.flops:
+            return 0.0
+        if self.pace is None:
+            return work.total / self.flops + self.overhead * work.begun
+        return float(self.pace.finished(self, work, draw)[-1])
 
     def expected(self, work: Work) -> float:
         """Mean seconds of the computation."""

@@ -127,34 +127,34 @@ class ExponentialLayers:
 class UniformDepth:
     """The draw of SALF's authors as a clock: within `within` seconds the backward pass gets through `d` layers.
 
-    `d` is drawn anew each round, uniform on `minimum .. layers`, and a layer takes `within / (d + 1/2)` seconds;
+    `d` is drawn anew each round, uniform on `minimum .. maximum`, and a layer takes `within / (d + 1/2)` seconds;
     forward passes take no time.
 
     Args:
         within: seconds, meant to be the deadline.
         minimum: 1 as the authors have it; 0 lets a client reach nothing.
-        layers: `L`, how many layers there are.
+        maximum: `L` as the authors have it; `L - 1` for stragglers that never finish.
     """
 
     within: float
     minimum: int
-    layers: int
+    maximum: int
 
     def finished(self, device: Device, work: Work, draw: Draw) -> Floats:
         """Seconds to the end of each unit."""
         del device
-        choices = self.layers - self.minimum + 1
+        choices = self.maximum - self.minimum + 1
         depth = self.minimum + int(uniform(draw.seed, "depth", draw.client, draw.round) * choices)
         return work.layers * (self.within / (depth + 0.5))
 
     def expected(self, device: Device, work: Work) -> float:
         """Mean seconds of all units."""
         del device
-        depths = np.arange(self.minimum, self.layers + 1)
+        depths = np.arange(self.minimum, self.maximum + 1)
         return float(work.layers[-1] * (self.within / (depths + 0.5)).mean())
 
     def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
         """The share of depths with which the unit is done in time."""
         del device
-        depths = np.arange(self.minimum, self.layers + 1)
+        depths = np.arange(self.minimum, self.maximum + 1)
         return np.mean([left.allows(work.layers * (self.within / (d + 0.5))) for d in depths], axis=0, dtype=np.float64)

@@ -138,12 +138,15 @@ class UniformDepthFleet(Preset):
         share: of stragglers, the same throughout the run.
         within: seconds, to be given as the deadline as well.
         minimum: the least number of layers.
+        maximum: the most; by default all of them, as the authors draw it, and then such a straggler is in time. One layer
+            fewer makes stragglers that never finish.
     """
 
     name: ClassVar[str] = "uniform-depth"
     share: float = 0.9
     within: float = 1.0
     minimum: int = 1
+    maximum: int | None = None
     down: float = math.inf
     up: float = math.inf
     latency: float = 0.0
@@ -154,12 +157,15 @@ class UniformDepthFleet(Preset):
             raise FleetError(f"The share of stragglers is {self.share}. Give a number from 0 to 1 (0.9 is 90 %).")
         if not 0 < self.within < math.inf:
             raise FleetError(f"within is {self.within} seconds. Give a number above 0.")
+        most = layers if self.maximum is None else self.maximum
+        if not self.minimum <= most <= layers:
+            raise FleetError(f"maximum is {most} layers. Give a number from minimum = {self.minimum} to {layers}.")
         if not 0 <= self.minimum <= layers:
             raise FleetError(f"minimum is {self.minimum} layers, but the model has {layers}. Give a number from 0 to {layers}.")
         kinds = np.zeros(clients)
         kinds[generator(seed, "stragglers").permutation(clients)[: round(self.share * clients)]] = 1
         fast = UniformDepth(self.within, layers, layers)
-        slow = UniformDepth(self.within, self.minimum, layers)
+        slow = UniformDepth(self.within, self.minimum, most)
         return self.fleet(kinds, [self.device("fast", fast), self.device("straggler", slow)], seed)
 
 
@@ -192,6 +198,6 @@ def preset(name: str, **parameters: Any) -> Uniform | Stragglers | ExponentialLa
             choices = {"redraw": ("never", "round"), "load": ("constant", "varying")}[key]
             if value not in choices:
                 raise FleetError(f"{key} of the fleet {name!r} is {value!r}. {nearest(str(value), choices)}")
-        elif not (isinstance(value, int | float) and not isinstance(value, bool)) and not (key == "machines" and value is None):
+        elif not (isinstance(value, int | float) and not isinstance(value, bool)) and not (key in ("machines", "maximum") and value is None):
             raise FleetError(f"{key} of the fleet {name!r} is {value!r}. Give a number.")
     return kind(**parameters)

@@ -34,9 +34,18 @@ class Job(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds after dispatch at which the download, the computation and the upload end, and the units finished (None: all)."""
+    """Seconds after dispatch.
+
+    Attributes:
+        downloaded: when the download ends.
+        useful: when the last unit ends that was finished.
+        computed: when the device stops computing.
+        arrived: when the reply is there.
+        units: how many units were finished; None is all.
+    """
 
     downloaded: float
+    useful: float
     computed: float
     arrived: float
     units: int | None
@@ -55,18 +64,19 @@ def timing(device: Device, job: Job, draw: Draw, waited: float = 0.0) -> Timing:
         waited: seconds between the dispatch and the moment at which the device could begin.
     """
     downloaded = waited + device.latency + job.down / device.down
-    finished = device.finished(job.work, draw)
-    computed = downloaded + (float(finished[-1]) if len(finished) else 0.0)
+    computed = downloaded + device.whole(job.work, draw)
     whole = computed + _upload(device, job, None)
     if (whole if job.stop == "arrive" else computed) <= job.deadline:
-        return Timing(downloaded, computed, whole, None)
+        return Timing(downloaded, computed, computed, whole, None)
+    finished = device.finished(job.work, draw)
     units = _units_in_time(device, job, downloaded, finished)
     upload = _upload(device, job, units)
+    useful = downloaded + (float(finished[units - 1]) if units else 0.0)
+    end = max(job.deadline, waited if job.stop == "arrive" else downloaded)
     if job.stop == "arrive":
-        end = max(job.deadline, waited)
-        return Timing(min(downloaded, end), max(min(downloaded, end), end - upload), end, units)
-    end = max(job.deadline, downloaded)
-    return Timing(downloaded, end, end + upload, units)
+        downloaded, useful = min(downloaded, end), min(useful, end)
+        return Timing(downloaded, useful, max(useful, end - upload), end, units)
+    return Timing(downloaded, useful, end, end + upload, units)
 
 
 def reach(device: Device, job: Job) -> Floats:

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from lanterne.budget import Units
+from lanterne.fleet import Work
 from lanterne.protocol import Outcome, Request
 from lanterne.tree import Spec
 
@@ -45,12 +46,15 @@ class Call:
         "state_before",
         "state_spec",
         "units",
+        "useful",
         "value",
         "waits",
+        "work",
     )
 
-    def __init__(self, seq: int, request: Request, sent: float, round: int, nth: int) -> None:
-        self.seq, self.request, self.sent, self.round, self.nth = seq, request, sent, round, nth
+    def __init__(self, seq: int, request: Request, work: Work, sent: float, round: int, nth: int) -> None:
+        self.seq, self.request, self.work = seq, request, work
+        self.sent, self.round, self.nth = sent, round, nth
         self.sources: dict[str, Call] = {}
         self.before: Call | None = None
         self.inputs: tuple[Call, ...] = ()
@@ -58,7 +62,7 @@ class Call:
         self.waits = 0
         self.stage: Stage = "waiting"
         self.outcome: Outcome = "complete"
-        self.start = self.downloaded = self.computed = sent
+        self.start = self.downloaded = self.useful = self.computed = sent
         self.arrived = math.inf
         self.units: int | None = None
         self.consumed = self.claimed = False

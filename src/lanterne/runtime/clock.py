@@ -94,9 +94,10 @@ class VirtualClock:
         self.running[lane] = call
         to = call.request.to
         if isinstance(to, tuple):
-            self._predict(call, None)
+            call.signature = self._signature(call, self.numerics.state_spec(call), self._in_spec(call), None)
+            call.state_spec, call.spec, _ = self.pricing.reply(call.signature)
             call.downloaded = self.now
-            call.computed = call.arrived = self.now + self.pricing.work(call.request.passes).total / self.fleet.server.flops
+            call.useful = call.computed = call.arrived = self.now + call.work.total / self.fleet.server.flops
         else:
             self._begin_on_device(to, call)
         if call.usable:
@@ -109,13 +110,13 @@ class VirtualClock:
         q, device, draw = call.request, self.fleet.devices[client], Draw(self.fleet.seed, client, call.round, call.nth)
         if self.away.get(client, 0.0) > self.now or not device.online(self.now):
             call.outcome, call.arrived = "lost", self.now + self.fleet.detection
-            call.downloaded = call.computed = self.now
+            call.downloaded = call.useful = call.computed = self.now
             return
         state = self.numerics.state_spec(call)
-        memory = self.pricing.memory(tuple(q.passes), nbytes(state))
+        memory = self.pricing.memory(q.passes, nbytes(state))
         if memory.static + memory.working > device.memory:
             call.outcome, call.arrived = "refused", self.now + 2 * device.latency
-            call.downloaded = call.computed = self.now + device.latency
+            call.downloaded = call.useful = call.computed = self.now + device.latency
             return
         arrays = self._in_spec(call)
         for array in arrays:
@@ -123,12 +124,11 @@ class VirtualClock:
         self.ledger.hold(client, memory)
 
         def up(units: int | None) -> int:
-            return nbytes(self.pricing.shapes(self._signature(call, state, arrays, units))[1])
+            return self.pricing.reply(self._signature(call, state, arrays, units)).nbytes
 
-        priced = Priced(nbytes(arrays), self.pricing.work(q.passes), up, q.deadline, q.stop)
-        t = timing(device, priced, draw, self.now - call.sent)
-        call.downloaded, call.computed, call.arrived = call.sent + t.downloaded, call.sent + t.computed, call.sent + t.arrived
-        call.units = t.units
+        t = timing(device, Priced(nbytes(arrays), call.work, up, q.deadline, q.stop), draw, self.now - call.sent)
+        call.downloaded, call.useful, call.computed = call.sent + t.downloaded, call.sent + t.useful, call.sent + t.computed
+        call.arrived, call.units = call.sent + t.arrived, t.units
         call.outcome = "complete" if t.units is None else "partial"
         lost = self._lost_at(client, call, draw)
         if lost is not None:
@@ -139,7 +139,8 @@ class VirtualClock:
         elif device.failure and uniform(draw.seed, "failure", client, draw.nth) < device.failure:
             call.outcome, call.arrived = "failed", call.computed + device.latency
         else:
-            self._predict(call, t.units)
+            call.signature = self._signature(call, state, arrays, t.units)
+            call.state_spec, call.spec, _ = self.pricing.reply(call.signature)
 
     def _lost_at(self, client: int, call: Call, draw: Draw) -> float | None:
         """When the device goes away in the middle of the call, if it does."""
@@ -156,6 +157,8 @@ class VirtualClock:
         lane = self.fleet.lane(to)
         seconds, flops = self.spent(call)
         self.ledger.spend(to, seconds, flops, wasted=not call.usable)
+        if call.outcome == "partial":
+            self.ledger.regret(to, call.computed - call.useful, 0.0)
         if call.usable and isinstance(to, int):
             for array in call.spec:
                 self.ledger.carry(to, category(array.name, len(array.shape), self.traffic, "up"), array.nbytes)
@@ -224,7 +227,7 @@ class VirtualClock:
         end = min(call.arrived, self.now)
         if call.outcome == "lost":
             end = min(end, max(call.computed, call.downloaded))
-        work = self.pricing.work(call.request.passes)
+        work = call.work
         if call.stage == "settled" and call.usable:
             units = len(work) if call.units is None else call.units
             flops = float(work.cumulative[units - 1]) if units else 0.0
@@ -256,8 +259,8 @@ class VirtualClock:
             "computed": min(call.computed, end),
             "arrived": end,
             "outcome": outcome or call.outcome,
-            "units": len(self.pricing.work(call.request.passes)) if call.units is None else call.units,
-            "of": len(self.pricing.work(call.request.passes)),
+            "units": len(call.work) if call.units is None else call.units,
+            "of": len(call.work),
         })  # fmt: skip
 
     # ------------------------------------------------------------------ shapes
@@ -277,7 +280,3 @@ class VirtualClock:
         q = call.request
         steps = len(q.batches) if isinstance(q.to, int) else 0
         return (q.handler, tuple(q.config.items()), state, arrays, steps, units)
-
-    def _predict(self, call: Call, units: int | None) -> None:
-        call.signature = self._signature(call, self.numerics.state_spec(call), self._in_spec(call), units)
-        call.state_spec, call.spec = self.pricing.shapes(call.signature)

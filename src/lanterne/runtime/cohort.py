@@ -64,7 +64,7 @@ class SimulatedCohort:
 
         def up(units: int | None) -> int:
             signature = (q.handler, tuple(q.config.items()), state, down, len(q.batches), units)
-            return nbytes(s.pricing.shapes(signature)[1])
+            return s.pricing.reply(signature).nbytes
 
         return client, Job(nbytes(down), s.pricing.work(q.passes), up, q.deadline, q.stop)
 

@@ -30,13 +30,17 @@ class Loop:
 
     def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1) -> None:
         self.task, self.x, self.y, self.threads = task, x, y, threads
+        self._nothing = x.new_empty(0, 0, *x.shape[1:]), y.new_empty(0, 0)
         # Intra-op threads are a property of each thread, so the pool's must be set where they start.
         self._pool = ThreadPoolExecutor(threads, "lanterne", torch.set_num_threads, (1,))
 
     def one(self, job: Job) -> Result:
         """Call one handler."""
-        rows = torch.from_numpy(job.rows).to(self.x.device)
-        local = Local(self.x[rows], self.y[rows], torch.tensor(job.key), job.budget)
+        x, y = self._nothing
+        if job.rows.size:
+            rows = torch.from_numpy(job.rows).to(self.x.device)
+            x, y = self.x[rows], self.y[rows]
+        local = Local(x, y, torch.tensor(job.key), job.budget)
         try:
             return job.function(self.task, dict(job.state), Inbox(job.arrays, job.config), local)
         except LanterneError:
@@ -58,7 +62,9 @@ class Loop:
                 except BaseException as error:
                     ready.stop(error)
 
-        workers = [self._pool.submit(work) for _ in range(min(self.threads, len(nodes)))]
+        if self.threads == 1 and torch.get_num_threads() == 1:
+            work()
+        workers = [] if ready.done else [self._pool.submit(work) for _ in range(min(self.threads, len(nodes)))]
         for worker in workers:
             worker.result()
         if ready.error is not None:
@@ -92,6 +98,11 @@ class _Ready:
             if not needs:
                 self._ready.append(node)
         self._ready.reverse()
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return not self._left or self.error is not None
 
     def take(self) -> Any:  # noqa: ANN401
         """The next call; waits for one; None when there are no more."""

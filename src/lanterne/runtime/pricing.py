@@ -14,7 +14,7 @@ from lanterne.learn import Task
 from lanterne.models import block_costs
 from lanterne.protocol import Handler, Inbox, Local, Pass
 from lanterne.runtime.call import Signature
-from lanterne.tree import Shape, Spec, empty, spec_of
+from lanterne.tree import Shape, Spec, empty, nbytes, spec_of
 
 
 class Memory(NamedTuple):
@@ -22,6 +22,14 @@ class Memory(NamedTuple):
 
     static: int
     working: int
+
+
+class Reply(NamedTuple):
+    """The specs of the state after a call and of its reply, and the bytes of the reply."""
+
+    state: Spec
+    arrays: Spec
+    nbytes: int
 
 
 class Pricing:
@@ -42,7 +50,7 @@ class Pricing:
         self.costs = block_costs(task.stack, dtype)
         self._work: dict[tuple[Pass, ...], Work] = {}
         self._memory: dict[tuple[Pass, ...], Memory] = {}
-        self._shapes: dict[Signature, tuple[Spec, Spec]] = {}
+        self._replies: dict[Signature, Reply] = {}
 
     def work(self, passes: Sequence[Pass]) -> Work:
         """The units of some passes, priced for a whole batch.
@@ -95,13 +103,13 @@ class Pricing:
         known = self._memory[key]
         return Memory(known.static + state, known.working)
 
-    def shapes(self, signature: Signature) -> tuple[Spec, Spec]:
+    def reply(self, signature: Signature) -> Reply:
         """The specs of the next state and of the reply, by running the handler on the `meta` device once.
 
         Raises:
             ProtocolError: if the handler looks at numbers, which do not exist yet when time is decided.
         """
-        if signature not in self._shapes:
+        if signature not in self._replies:
             handler, config, state, arrays, steps, units = signature
             shape, dtype = self.sample
             x = torch.empty(steps, self.batch, *shape, dtype=dtype, device="meta")
@@ -116,5 +124,6 @@ class Pricing:
                     f"The handler {handler!r} cannot run on shapes alone ({type(error).__name__}: {error}). Time is decided before "
                     "numbers are computed, so a handler must not read values (no .item(), no branch on a tensor)."
                 ) from error
-            self._shapes[signature] = spec_of(after), spec_of(out)
-        return self._shapes[signature]
+            spec = spec_of(out)
+            self._replies[signature] = Reply(spec_of(after), spec, nbytes(spec))
+        return self._replies[signature]

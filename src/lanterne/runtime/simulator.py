@@ -121,7 +121,7 @@ class Simulator:
         for q in requests:
             self._check(q)
             nth = self.sent[q.to] = self.sent.get(q.to, -1) + 1
-            call = Call(self.seq, q, self.now, self.rounds, nth)
+            call = Call(self.seq, q, self.pricing.work(q.passes), self.now, self.rounds, nth)
             self.seq += 1
             for name, array in q.arrays.items():
                 if isinstance(array, Output):
@@ -146,7 +146,6 @@ class Simulator:
             raise ProtocolError(f"There is no handler {q.handler!r}; the table has {', '.join(self.pricing.handlers)}.")
         if isinstance(q.to, int) and not 0 <= q.to < len(self.fleet):
             raise ProtocolError(f"There is no client {q.to}; the fleet has {len(self.fleet)}.")
-        self.pricing.work(q.passes)
         for name, array in q.arrays.items():
             if isinstance(array, Output) and array.request not in self.calls:
                 raise ProtocolError(f"{name!r} of {q.handler!r} is an output of a request that was not dispatched in this round.")
@@ -186,6 +185,6 @@ class Simulator:
 
     def _why(self, call: Call) -> str | None:
         if call.outcome == "refused" and isinstance(call.request.to, int):
-            memory = self.pricing.memory(tuple(call.request.passes), 0)
+            memory = self.pricing.memory(call.request.passes, 0)
             return f"needs {memory.static + memory.working} bytes of memory, has {self.fleet.devices[call.request.to].memory:g}"
         return "the device reported an error" if call.outcome == "failed" else None

@@ -19,7 +19,7 @@ from lanterne.tree import ArraySpec, Spec
 if TYPE_CHECKING:
     from lanterne.runtime.simulator import Simulator
 
-_PLAIN = ("seq", "sent", "round", "nth", "stage", "outcome", "start", "downloaded", "computed", "arrived", "units", "waits", "consumed", "claimed")
+_PLAIN = ("seq", "sent", "round", "nth", "stage", "outcome", "start", "downloaded", "useful", "computed", "arrived", "units", "waits", "consumed", "claimed")
 
 
 def snapshot(simulator: Simulator) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def restore(simulator: Simulator, snap: dict[str, Any]) -> None:
     simulator.ledger.restore(snap["ledger"])
     calls: dict[int, Call] = {}
     for data in snap["calls"]:
-        calls[data["seq"]] = _restored(data, calls)
+        calls[data["seq"]] = _restored(simulator, data, calls)
     for data in snap["calls"]:
         call = calls[data["seq"]]
         call.inputs = tuple(calls[seq] for seq in data["inputs"])
@@ -113,7 +113,7 @@ def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _restored(data: dict[str, Any], calls: dict[int, Call]) -> Call:
+def _restored(simulator: Simulator, data: dict[str, Any], calls: dict[int, Call]) -> Call:
     r = data["request"]
     past = Request(r["to"], r["handler"])
     arrays = {}
@@ -125,7 +125,7 @@ def _restored(data: dict[str, Any], calls: dict[int, Call]) -> Call:
             arrays[name] = array
     passes = [Pass(*p) for p in r["passes"]]
     q = Request(r["to"], r["handler"], arrays, r["config"], range(*r["batches"]), passes, r["deadline"], r["stop"], r["note"])
-    call = Call(data["seq"], q, data["sent"], data["round"], data["nth"])
+    call = Call(data["seq"], q, simulator.pricing.work(passes), data["sent"], data["round"], data["nth"])
     for name in _PLAIN:
         setattr(call, name, data[name])
     call.sources = {name: calls[seq] for name, seq in data["sources"].items()}
