@@ -2,8 +2,8 @@
 
     python benchmarks/executors.py
 
-For models of growing size it times a round of both executors, interleaved, and prints the ratio loop / batched: above 1 the
-batched executor wins. The thresholds in `choose.py` are read off this table by hand.
+For models of growing size it times a round of both executors, interleaved, and prints the ratio loop / batched: above 1
+the batched executor wins. The thresholds in `choose.py` are read off this table by hand.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def simulator(stack: LayerStack, batch: int, clients: int, executor: type[Loop])
     y = torch.randint(10, (len(x),), generator=g)
     rows = np.array_split(np.arange(len(x)), clients)
     algorithm = FedAvg(stack=stack)
-    return Simulator(algorithm, Fleet([Device()] * clients), executor(Task(stack), x, y, THREADS), Streams(rows, batch, 0))
+    return Simulator(
+        algorithm, Fleet([Device()] * clients), executor(Task(stack), x, y, THREADS), Streams(rows, batch, 0)
+    )
 
 
 def main() -> None:
@@ -73,8 +75,8 @@ def main() -> None:
             loop, batched = (statistics.median(times[kind]) for kind in (Loop, Batched))
             flops = sum(c.forward for c in costs) * batch
             out(
-                f"{name:<18} {stack.size:>11} {batch:>6} {clients:>8} {flops / 1e6:>14.2f} {loop:>9.2f} {batched:>11.2f} "
-                f"{loop / batched:>13.2f}  {choose_executor(costs, batch, clients, 'cpu')}\n"
+                f"{name:<18} {stack.size:>11} {batch:>6} {clients:>8} {flops / 1e6:>14.2f} "
+                f"{loop:>9.2f} {batched:>11.2f} {loop / batched:>13.2f}  {choose_executor(costs, batch, clients, 'cpu')}\n"
             )
             for s in runs.values():
                 s.numerics.executor.close()

@@ -2,7 +2,8 @@
 
     python benchmarks/rounds.py
 
-Prints one table; medians of several repetitions, interleaved, with their ranges. Times are of this machine at this moment.
+Prints one table; medians of several repetitions, interleaved, with their ranges. Times are of this machine at this
+moment.
 """
 
 from __future__ import annotations
@@ -67,9 +68,7 @@ def simulator(algorithm: Any, stack: LayerStack, clients: int, executor: type[Lo
     x = torch.randn(clients * 160, *stack.sample_shape, generator=g)
     y = torch.randint(10, (len(x),), generator=g)
     rows = np.array_split(np.arange(len(x)), clients)
-    return Simulator(
-        algorithm, Fleet([Device()] * clients), executor(Task(stack), x, y, threads), Streams(rows, 32, 0)
-    )
+    return Simulator(algorithm, Fleet([Device()] * clients), executor(Task(stack), x, y, threads), Streams(rows, 32, 0))
 
 
 def plain_round(net: nn.Module, data: list[tuple[Tensor, Tensor]], w: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -128,7 +127,11 @@ def main() -> None:
     w = {n: p.detach().clone() for n, p in net.named_parameters()}
     calls: dict[str, Callable[[], object]] = {"plain loop, 1 thread": lambda: plain_round(net, data, w)}
     algorithm = FedAvg(stack=stack, lr=0.05, local_steps=5)
-    for name, executor, threads in (("loop, 1 thread", Loop, 1), ("loop, 2 threads", Loop, 2), ("batched, 2 threads", Batched, 2)):
+    for name, executor, threads in (
+        ("loop, 1 thread", Loop, 1),
+        ("loop, 2 threads", Loop, 2),
+        ("batched, 2 threads", Batched, 2),
+    ):
         s = simulator(algorithm, stack, 10, executor, threads)
         state = algorithm.init(stack.flat())
         calls[name] = lambda s=s, state=state: s.round(algorithm, state)

@@ -38,7 +38,7 @@ class Result:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """All rows of all competitors and seeds, one per evaluated round."""
-        return [row for cell in load_run(self.out).cells for row in cell.rows]
+        return [dict(row) for cell in load_run(self.out).cells for row in cell.rows]
 
     @property
     def table(self) -> str:
@@ -71,8 +71,8 @@ def run(
     """Race algorithms on one fleet, one data set and the same seeds.
 
     Args:
-        algorithms: names (`"salf"`, `"salf:rule=code"`), or classes of one's own, called with `stack=` and the hyperparameters that
-            `training` sets for all; a mapping gives them labels, or hyperparameters by name.
+        algorithms: names (`"salf"`, `"salf:rule=code"`), or classes of one's own, called with `stack=` and the
+            hyperparameters that `training` sets for all; a mapping gives them labels, or hyperparameters by name.
         data: a name, a path, or a data set.
         model: a name of the zoo, or an `nn.Sequential` of one's own, unchanged.
         fleet: a preset's name, a file, a mapping with `kind` and its parameters, or a fleet.
@@ -119,7 +119,9 @@ def run(
         mapping["fleet"] = {"kind": fleet}
     elif isinstance(fleet, Mapping):
         mapping["fleet"] = dict(fleet)
-    population = len(fleet) if isinstance(fleet, Fleet) else None if partition is None or isinstance(partition, str) else len(partition)
+    population = None if partition is None or isinstance(partition, str) else len(partition)
+    if isinstance(fleet, Fleet):
+        population = len(fleet)
     for name, value in (("clients", clients or population), ("batch", batch)):
         if value is not None:
             mapping["data"][name] = value
@@ -170,7 +172,9 @@ def _competitors(
     if not isinstance(algorithms, Mapping):
         if all(isinstance(a, str) for a in algorithms):
             return own, list(algorithms)
-        algorithms = {(a if isinstance(a, str) else getattr(a, "__name__", type(a).__name__).lower()): a for a in algorithms}
+        algorithms = {
+            (a if isinstance(a, str) else getattr(a, "__name__", type(a).__name__).lower()): a for a in algorithms
+        }
     tables: dict[str, Any] = {}
     for label, given in algorithms.items():
         if isinstance(given, str):

@@ -1,14 +1,16 @@
 """What can go wrong, by whose hand.
 
-    LanterneError
-    ├── InputError          the user's mistake: says what, why, and what to write instead; exit status 2
-    │   ├── ConfigError     a key, a value, a name of the experiment
-    │   ├── DataError       a data set, a column, a partition
-    │   ├── FleetError      a device, a fleet file, a deadline
-    │   └── ModelError      a model that cannot be trained, cut or nested here
-    ├── ProtocolError       an algorithm broke the protocol: its author's mistake
-    ├── HandlerError        an algorithm's handler raised: its author's mistake
-    └── RunError            the machine failed (disk, memory): exit status 1, the run can be resumed
+```text
+LanterneError
+├── InputError          the user's mistake: says what, why, and what to write instead; exit status 2
+│   ├── ConfigError     a key, a value, a name of the experiment
+│   ├── DataError       a data set, a column, a partition
+│   ├── FleetError      a device, a fleet file, a deadline
+│   └── ModelError      a model that cannot be trained, cut or nested here
+├── ProtocolError       an algorithm broke the protocol: its author's mistake
+├── HandlerError        an algorithm's handler raised: its author's mistake
+└── RunError            the machine failed (disk, memory): exit status 1, the run can be resumed
+```
 """
 
 from __future__ import annotations

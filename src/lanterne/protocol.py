@@ -1,7 +1,7 @@
 """What an algorithm may say, and what it hears: two effects, one message, one promise.
 
-An algorithm's server half is a generator. It yields `Dispatch` (start, do not wait) and `Gather` (wait), and returns its
-next state. A runtime performs the effects, on a virtual clock or over a network; the algorithm cannot tell which.
+An algorithm's server half is a generator. It yields `Dispatch` (start, do not wait) and `Gather` (wait), and returns
+its next state. A runtime performs the effects, on a virtual clock or over a network; the algorithm cannot tell which.
 
 A request is a promise: `request["act"]` may be an input of any later request, which then starts when that output has
 arrived. What overlaps follows from the flow of data, not from an event loop in the algorithm.
@@ -34,7 +34,10 @@ CATEGORIES = (
 
 
 class Output(NamedTuple):
-    """A promise: the array `name` of the reply to `request`. It stands wherever an array may stand in a later request."""
+    """A promise: the array `name` of the reply to `request`.
+
+    It stands wherever an array may stand in a later request.
+    """
 
     request: Request
     name: str
@@ -92,9 +95,9 @@ class Reply:
     Args:
         request: the request.
         at: when it was settled, in seconds of the runtime's clock.
-        outcome: `complete`; `partial` (cut off by its deadline, with what was done by then); `refused` (the device cannot
-            do this, for lack of memory for one); `failed` (it tried, and reported an error); `lost` (nothing came back,
-            and nothing will).
+        outcome: `complete`; `partial` (cut off by its deadline, with what was done by then); `refused` (the device
+            cannot do this, for lack of memory for one); `failed` (it tried, and reported an error); `lost` (nothing
+            came back, and nothing will).
         arrays: what was sent; empty unless complete or partial.
         error: what a device said that refused or failed.
     """
@@ -150,14 +153,14 @@ class Dispatch:
 class Gather:
     """Wait until the rule holds; performed, it gives the replies settled by then, **in order of dispatch**.
 
-    A `Gather` always ends: when no reply can come any more it gives what there is, be it nothing. A reply is given once.
-    Replies without arrays (refused, failed, lost) are given as well, and never count towards `First`.
+    A `Gather` always ends: when no reply can come any more it gives what there is, be it nothing. A reply is given
+    once. Replies without arrays (refused, failed, lost) are given as well, and never count towards `First`.
 
     Args:
         until: the rule.
         of: the requests to wait for; by default all under way whose outputs no other request takes in.
-        late: what happens to those of them that are not settled: `keep` leaves them running; `cancel` ends them, and with
-            each all that waits for it.
+        late: what happens to those of them that are not settled: `keep` leaves them running; `cancel` ends them, and
+            with each all that waits for it.
     """
 
     until: All | First | Deadline = All()
@@ -178,13 +181,14 @@ def exchange(
     return (yield Gather(until, requests, late)) or []
 
 
-class Inbox(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Inbox:
     """What a request brought: its arrays and its static configuration."""
 
     arrays: Arrays
     config: Mapping[str, Any]
 
-    def __getitem__(self, name: str) -> Tensor:  # type: ignore[override]
+    def __getitem__(self, name: str) -> Tensor:
         """One array of the request."""
         return self.arrays[name]
 
@@ -196,8 +200,8 @@ class Inbox(NamedTuple):
 class Local(NamedTuple):
     """What is at hand where a handler runs, besides its state and its inbox.
 
-    `x` is `[steps, batch, ...]` and `y` `[steps, batch]`, or None where the request spans no batches; `key` is a 0-d int64
-    tensor, the same for the same span.
+    `x` is `[steps, batch, ...]` and `y` `[steps, batch]`, or None where the request spans no batches; `key` is a 0-d
+    int64 tensor, the same for the same span.
     """
 
     x: Tensor
@@ -237,7 +241,7 @@ class Cohort(Protocol):
         """The clients that can be reached now."""
 
     def sample(self, n: int | None, key: int) -> tuple[int, ...]:
-        """`n` clients at random without repetition, ascending; all of them where `n` is None or exceeds their number."""
+        """`n` clients at random without repetition, ascending; all where `n` is None or exceeds their number."""
 
     def facts(self, client: int) -> Facts:
         """What is known of a client."""
@@ -246,7 +250,7 @@ class Cohort(Protocol):
         """Expected seconds until the whole work of a request would have arrived, its deadline ignored."""
 
     def reach(self, request: Request) -> Sequence[float] | None:
-        """For each unit of a request's work, the probability that it is done by its deadline; None without a clock model."""
+        """For each unit of a request's work, the probability that it is done in time; None without a clock model."""
 
 
 class Algorithm(Protocol[S]):

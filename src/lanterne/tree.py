@@ -1,7 +1,7 @@
 """Flat parameters and what can be done with them in single passes.
 
-The parameters of a model are one vector; the tensors that layers want are views of it. What a message holds is described
-by a `Spec`: names, shapes and dtypes, from which bytes follow without any number being known.
+The parameters of a model are one vector; the tensors that layers want are views of it. What a message holds is
+described by a `Spec`: names, shapes and dtypes, from which bytes follow without any number being known.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def leaves(w: Tensor, sizes: Sequence[int], shapes: Sequence[Shape]) -> list[Ten
         sizes: the number of values of each view.
         shapes: the shape of each view.
     """
-    return [part.view(shape) for part, shape in zip(w.split(list(sizes)), shapes, strict=True)]
+    return [part.view(shape) for part, shape in zip(w.split_with_sizes(list(sizes)), shapes, strict=True)]
 
 
 def digest(arrays: Mapping[str, Tensor]) -> str:

@@ -47,7 +47,8 @@ def test_12_depths_on_the_exponential_clock_are_poisson(mean: float, deadline: f
     expected = law(deadline / mean, layers) * counts.sum()
     assert chisquare(counts, expected).pvalue > 1e-3
     wrong = law(deadline / mean, layers, shift=1) * counts.sum()  # the authors' first follow-up drew 1 + Poisson
-    assert chisquare(counts + 1e-9, wrong + (counts.sum() - wrong.sum() + 1e-9 * len(counts)) / len(counts)).pvalue < 1e-6
+    wrong += (counts.sum() - wrong.sum() + 1e-9 * len(counts)) / len(counts)
+    assert chisquare(counts + 1e-9, wrong).pvalue < 1e-6
 
 
 # ---------------------------------------------------------------------------------------------------- 13
@@ -62,7 +63,9 @@ def test_13_reached_blocks_have_the_bits_of_the_full_pass(stack, momentum: float
     for units in range(2 * len(stack) * steps + 1):
         whole, rest = divmod(units, 2 * len(stack))
         depth = max(rest - len(stack), 0)
-        full_w = [local_sgd(task, full(stack), w, x[:k], y[:k], 0.1, momentum)[0] for k in (whole, min(whole + 1, steps))]
+        full_w = [
+            local_sgd(task, full(stack), w, x[:k], y[:k], 0.1, momentum)[0] for k in (whole, min(whole + 1, steps))
+        ]
         start = stack.edges[len(stack) - depth]
         for budget in (Units(units), counting_clock(units, whole, len(stack))):
             found, _, done = budgeted_sgd(task, w, x, y, 0.1, budget, momentum)
@@ -86,7 +89,9 @@ def test_13_velocity_of_unreached_blocks_stays() -> None:
     problem = tiny_problem()
     rows = torch.from_numpy(problem.streams.rows(0, range(1)))
     m = torch.arange(float(problem.stack.size), dtype=torch.float64)
-    _, after, _ = budgeted_sgd(problem.task, problem.w, problem.data.x[rows], problem.data.y[rows], 0.1, Units(LAYERS + 1), 0.5, m)
+    _, after, _ = budgeted_sgd(
+        problem.task, problem.w, problem.data.x[rows], problem.data.y[rows], 0.1, Units(LAYERS + 1), 0.5, m
+    )
     edge = problem.stack.edges[-2]
     assert torch.equal(after[:edge], m[:edge])
     assert not torch.equal(after[edge:], m[edge:])
@@ -140,10 +145,14 @@ def test_15_drop_over_arrivals_is_fedavg_over_them() -> None:
         if not in_time:
             assert torch.equal(found, problem.w)
             continue
-        gone = replace(fleet, devices=[d if c in in_time else replace(d, dropout=1.0) for c, d in enumerate(fleet.devices)])
+        gone = replace(
+            fleet, devices=[d if c in in_time else replace(d, dropout=1.0) for c, d in enumerate(fleet.devices)]
+        )
         expected, _ = simulate(lambda s: FedAvg(stack=s, lr=0.3), problem, gone, 1)
         assert torch.equal(found, expected)
-        coded, _ = simulate(lambda s, d=deadline: Drop(stack=s, lr=0.3, deadline=d, rule="code", weights="equal"), problem, fleet, 1)
+        coded, _ = simulate(
+            lambda s, d=deadline: Drop(stack=s, lr=0.3, deadline=d, rule="code", weights="equal"), problem, fleet, 1
+        )
         equal, _ = simulate(lambda s, d=deadline: Drop(stack=s, lr=0.3, deadline=d, weights="equal"), problem, fleet, 1)
         assert torch.allclose(coded - problem.w, (equal - problem.w) * len(in_time) / 6, rtol=0, atol=1e-15)
         assert torch.equal(coded, equal) == (len(in_time) == 6)
@@ -223,11 +232,18 @@ def test_19_fedbuff_with_everyone_and_no_delay_is_fedavg() -> None:
     assert not torch.allclose(half, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("buffer", "exponent", "normalise"), [(1, 0.0, "buffer"), (1, 0.5, "buffer"), (3, 0.5, "buffer"), (3, 0.5, "staleness")])
+@pytest.mark.parametrize(
+    ("buffer", "exponent", "normalise"),
+    [(1, 0.0, "buffer"), (1, 0.5, "buffer"), (3, 0.5, "buffer"), (3, 0.5, "staleness")],
+)
 def test_19_fedbuff_is_the_event_loop(buffer: int, exponent: float, normalise: str) -> None:
     """Against an event loop of twenty lines; with K = 1 and a constant weight it is asynchronous FedAvg in deltas."""
     problem, fleet, versions = tiny_problem(), uneven_fleet(), 7
-    make = lambda s: FedBuff(stack=s, lr=0.3, buffer=buffer, staleness_exponent=exponent, normalise=normalise, weights="equal")  # noqa: E731
+
+    def make(s: LayerStack) -> FedBuff:
+        staleness: Any = {"staleness_exponent": exponent, "normalise": normalise}
+        return FedBuff(stack=s, lr=0.3, buffer=buffer, weights="equal", **staleness)
+
     found, simulator = simulate(make, problem, fleet, versions)
     durations = {r["client"]: r["arrived"] - r["sent"] for r in simulator.timeline}
     for c in range(6):
@@ -257,7 +273,9 @@ def test_20_same_seed_same_model(name: str) -> None:
     runs = []
     for seed in (1, 1, 2):
         fleet = preset(name).build(6, seed, LAYERS)
-        w, simulator = simulate(lambda s: Salf(stack=s, lr=0.3, deadline=1.0, local_steps=2), problem, fleet, 3, seed=fold(seed))
+        w, simulator = simulate(
+            lambda s: Salf(stack=s, lr=0.3, deadline=1.0, local_steps=2), problem, fleet, 3, seed=fold(seed)
+        )
         runs.append((digest({"w": w}), simulator.timeline))
     assert runs[0] == runs[1]
 
@@ -267,7 +285,9 @@ def test_20_who_straggles_does_not_depend_on_what_the_model_draws() -> None:
     seen = []
     for stack in (tiny_mlp(), tiny_mlp(classes=5)):
         torch.manual_seed(len(seen))
-        _, simulator = simulate(lambda s: Salf(stack=s, deadline=0.2), tiny_problem(stack=stack, seed=len(seen)), fleet, 5)
+        _, simulator = simulate(
+            lambda s: Salf(stack=s, deadline=0.2), tiny_problem(stack=stack, seed=len(seen)), fleet, 5
+        )
         work = {r["client"]: [] for r in simulator.timeline}
         for r in simulator.timeline:
             work[r["client"]].append(r["outcome"])

@@ -1,4 +1,7 @@
-"""SALF's aggregation: invariants 1 to 11 of the specification, by their numbers. Each names the variant that it catches."""
+"""SALF's aggregation: invariants 1 to 11 of the specification, by their numbers.
+
+Each names the variant that it catches.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,12 @@ def stack_of(layers: int) -> LayerStack:
 
 
 def aggregate(
-    salf: Salf, w: Tensor, depths: Sequence[int], deltas: Tensor, p: Sequence[float], q: Sequence[Sequence[float]] | None = None
+    salf: Salf,
+    w: Tensor,
+    depths: Sequence[int],
+    deltas: Tensor,
+    p: Sequence[float],
+    q: Sequence[Sequence[float]] | None = None,
 ) -> Tensor:
     """The next weights when client u has reached `depths[u]` blocks with `deltas[u]`."""
     layers = len(salf.stack)
@@ -110,16 +118,24 @@ def test_3_also_when_p_is_one() -> None:
     assert out.tolist() == [0.0, 1.0]
 
 
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=6), st.lists(st.floats(0, 0.85), min_size=4, max_size=4), st.integers(0, 99))
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=6),
+    st.lists(st.floats(0, 0.85), min_size=4, max_size=4),
+    st.integers(0, 99),
+)
 @settings(max_examples=60, deadline=None)
 def test_4_the_delta_form_is_the_literal_form(depths: list[int], p: list[float], seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
-    w, deltas = torch.randn(4, generator=g, dtype=torch.float64), torch.randn(len(depths), 4, generator=g, dtype=torch.float64)
+    w = torch.randn(4, generator=g, dtype=torch.float64)
+    deltas = torch.randn(len(depths), 4, generator=g, dtype=torch.float64)
     found = aggregate(Salf(stack=stack_of(4)), w, depths, deltas, p)
     assert torch.allclose(found, literal(w, depths, deltas, p), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("rule", "p", "expected"), [("code", (0.0, 0.0), (1, 6)), ("cond", (0.0, 0.0), (2, 6)), ("paper", (0.5, 0.0), (4, 6))])
+@pytest.mark.parametrize(
+    ("rule", "p", "expected"),
+    [("code", (0.0, 0.0), (1, 6)), ("cond", (0.0, 0.0), (2, 6)), ("paper", (0.5, 0.0), (4, 6))],
+)
 def test_5_hand_fixture(rule: Any, p: tuple[float, ...], expected: tuple[float, ...]) -> None:
     deltas = torch.tensor([[2.0, 4.0], [math.nan, 8.0]], dtype=torch.float64)
     out = aggregate(Salf(stack=stack_of(2), rule=rule), torch.zeros(2, dtype=torch.float64), [2, 1], deltas, p)
@@ -135,14 +151,17 @@ def test_shrinkage_goes_from_the_mean_over_contributors_to_the_division_by_all()
 
 def test_the_factor_is_capped_and_counted() -> None:
     salf, w = Salf(stack=stack_of(1), factor_cap=10.0), torch.zeros(1, dtype=torch.float64)
-    replies = [Reply(Request(0, "train"), 0.0, "complete", {"delta": torch.ones(1, dtype=torch.float64), "reached": torch.tensor(1)})]
+    arrays = {"delta": torch.ones(1, dtype=torch.float64), "reached": torch.tensor(1)}
+    replies = [Reply(Request(0, "train"), 0.0, "complete", arrays)]
     out, capped = salf._aggregate(salf.init(w), replies, {0: [1]}, {0: 1.0}, [0.99], {})
     assert out.item() == 10.0
     assert capped == 1
 
 
-# ---------------------------------------------------------------------------------------------------- 6, 7, 8, 9: exact expectations
-def expectation(salf: Salf, law: Sequence[float], users: int, deltas: Tensor, statistic: Callable[[Tensor, Sequence[int]], Tensor]) -> Tensor:
+# ------------------------------------------------------------------------------------- 6, 7, 8, 9: exact expectations
+def expectation(
+    salf: Salf, law: Sequence[float], users: int, deltas: Tensor, statistic: Callable[[Tensor, Sequence[int]], Tensor]
+) -> Tensor:
     """The exact mean of a statistic over all depths of all users, drawn independently from one law: no Monte Carlo error."""
     layers = len(salf.stack)
     q = [sum(law[layers - l :]) for l in range(layers)]  # noqa: E741
@@ -165,7 +184,8 @@ def test_6_expectation_of_every_rule(rule: Any) -> None:
     salf = Salf(stack=stack_of(3), rule=rule, factor_cap=1e9)
     q = torch.tensor([sum(LAW[3 - l :]) for l in range(3)], dtype=torch.float64)  # noqa: E741
     p = (1 - q) ** 4
-    scale = {"paper": torch.ones(3, dtype=torch.float64), "cond": 1 - p, "code": q, "ht": torch.ones(3, dtype=torch.float64)}
+    ones = torch.ones(3, dtype=torch.float64)
+    scale = {"paper": ones, "cond": 1 - p, "code": q, "ht": ones}
     found = expectation(salf, LAW, 4, DELTAS, lambda w, _: w)
     assert torch.allclose(found, scale[rule] * DELTAS.mean(0), rtol=1e-12, atol=1e-12)
     for other in RULES:
@@ -223,7 +243,8 @@ def test_10_contributors_are_nested(users: int, seed: int, mean: float) -> None:
     salf = Salf(stack=stack_of(4))
     from lanterne.fleet import Draw
 
-    device, work = Device(pace=ExponentialLayers(mean)), Work((1.0,) * 8, (False,) * 4 + (True,) * 4, (True,) + (False,) * 7)
+    device = Device(pace=ExponentialLayers(mean))
+    work = Work((1.0,) * 8, (False,) * 4 + (True,) * 4, (True,) + (False,) * 7)
     depths = [int((device.finished(work, Draw(seed, u, 0, 0))[4:] <= 4.0).sum()) for u in range(users)]
     counts = [sum(salf._steps(d)[b] > 0 for d in depths) for b in range(4)]
     assert counts == sorted(counts)
@@ -235,7 +256,12 @@ def test_10_contributors_are_nested(users: int, seed: int, mean: float) -> None:
     [
         (3, 1.0, (0.080301, 0.264241, 0.632121), (8.116e-2, 1.005e-4, 9.4e-14)),
         (6, 3.0, (0.083918, 0.184737, 0.352768, 0.576810, 0.800852, 0.950213), (7.212e-2, 2.182e-3, 2.147e-6)),
-        (8, 4.0, (0.051134, 0.110674, 0.214870, 0.371163, 0.566530, 0.761897, 0.908422, 0.981684), (2.071e-1, 2.964e-2, 7.051e-4)),
+        (
+            8,
+            4.0,
+            (0.051134, 0.110674, 0.214870, 0.371163, 0.566530, 0.761897, 0.908422, 0.981684),
+            (2.071e-1, 2.964e-2, 7.051e-4),
+        ),
     ],
 )
 def test_11_fixtures_of_section_2_4(layers: int, ratio: float, q: tuple[float, ...], p: tuple[float, ...]) -> None:
@@ -284,6 +310,8 @@ def test_several_steps_have_different_counts_per_layer() -> None:
     assert salf._steps(3 * 2 + 1) == [2, 2, 3]
     assert np.all(np.array(salf._steps(12)) == 4)
     by_steps = replace(salf, by_steps=True, rule="cond")
-    replies = [Reply(Request(0, "train"), 0.0, "partial", {"delta": torch.ones(3, dtype=torch.float64), "reached": torch.tensor(7)})]
-    out, _ = by_steps._aggregate(by_steps.init(torch.zeros(3, dtype=torch.float64)), replies, {0: [2, 2, 3]}, {0: 1.0}, [0.0] * 3, {})
+    arrays = {"delta": torch.ones(3, dtype=torch.float64), "reached": torch.tensor(7)}
+    replies = [Reply(Request(0, "train"), 0.0, "partial", arrays)]
+    state = by_steps.init(torch.zeros(3, dtype=torch.float64))
+    out, _ = by_steps._aggregate(state, replies, {0: [2, 2, 3]}, {0: 1.0}, [0.0] * 3, {})
     assert out.tolist() == [2.0, 2.0, 4 / 3]

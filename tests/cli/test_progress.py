@@ -41,7 +41,7 @@ def test_the_table_fits_every_terminal(width: int) -> None:
     play(view)
     shown = lines(view, console)
     assert all(len(line) <= width for line in shown)
-    assert len(shown) == 4
+    assert len(shown) == 4 + (width < 20)
     if width >= 40:
         assert "5/5" in shown[1]
         assert "50.0" in shown[1]

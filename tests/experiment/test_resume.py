@@ -26,11 +26,15 @@ CONFIG: dict[str, Any] = {
     "fleet": {"kind": "stragglers", "share": 0.5, "dropout": 0.1, "rejoin": 0.3},
     "model": {"name": "salf-mlp"},
     "runtime": {"threads": 2},
-    "algorithms": {"salf": {"keep_momentum": True, "deadline": 0.2}, "fedavg": {"keep_momentum": True}, "fedbuff": {"buffer": 2, "keep_momentum": True}},
+    "algorithms": {
+        "salf": {"keep_momentum": True, "deadline": 0.2},
+        "fedavg": {"keep_momentum": True},
+        "fedbuff": {"buffer": 2, "keep_momentum": True},
+    },
 }
 
-# Runs the experiment in a process of its own and dies, without any warning: at the n-th thing that it does to a file, or,
-# for a negative number, after so many milliseconds, be it in the middle of a write.
+# Runs the experiment in a process of its own and dies, without any warning: at the n-th thing that it does to a file,
+# or, for a negative number, after so many milliseconds, be it in the middle of a write.
 MURDER = """
 import os, signal, sys, json
 from pathlib import Path
@@ -87,7 +91,8 @@ def test_killed_anywhere_and_resumed_is_the_same(whole: tuple[dict[str, Any], Pa
     command = [sys.executable, "-c", MURDER, str(out), json.dumps(config)]
     first = subprocess.run([*command, str(at)], capture_output=True, check=False, text=True)
     assert first.returncode in ((-signal.SIGKILL,) if n % 2 else (-signal.SIGALRM, 0)), first.stderr
-    if not (out / "config.toml").exists():  # killed before the experiment was written down: nothing to resume, nothing lost
+    if not (out / "config.toml").exists():
+        # Killed before the experiment was written down: nothing to resume, nothing lost.
         with pytest.raises(ConfigError, match="holds no run"):
             resume_experiment(out)
         shutil.rmtree(out)
@@ -109,9 +114,13 @@ def test_a_different_seed_would_be_noticed(whole: tuple[dict[str, Any], Path], t
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_any_number_of_threads_gives_the_same_bits(whole: tuple[dict[str, Any], Path], threads: int, tmp_path: Path) -> None:
+def test_any_number_of_threads_gives_the_same_bits(
+    whole: tuple[dict[str, Any], Path], threads: int, tmp_path: Path
+) -> None:
     config, expected = whole
-    run_experiment(prepare(parse_config({**config, "runtime": {**config["runtime"], "threads": threads}})), tmp_path / "run")
+    run_experiment(
+        prepare(parse_config({**config, "runtime": {**config["runtime"], "threads": threads}})), tmp_path / "run"
+    )
     found, wanted = contents(tmp_path / "run"), contents(expected)
     del found["config.toml"], wanted["config.toml"]
     assert found == wanted

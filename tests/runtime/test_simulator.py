@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from runtime.toys import ToyOverlap, ToySplit
 
 from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
 from lanterne.errors import FleetError, ProtocolError
@@ -20,6 +19,7 @@ from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Pass, Requ
 from lanterne.runtime import Batched, Loop, Simulator, restore, snapshot
 from lanterne.testing import STORMS, Audit, check_runtimes_match, simulate, tiny_cnn, tiny_problem, uneven_fleet
 from lanterne.tree import digest
+from runtime.toys import ToyOverlap, ToySplit
 
 METHODS: dict[str, Callable[[Any], Any]] = {
     "fedavg": lambda s: FedAvg(stack=s, lr=0.3, local_steps=2, momentum=0.5, keep_momentum=True),
@@ -55,7 +55,9 @@ def test_split_training_is_training_the_whole() -> None:
     problem = tiny_problem(1)
     found, _ = simulate(lambda s: ToySplit(s, steps=3, momentum=0.0), problem, uneven_fleet(1), 1)
     rows = torch.from_numpy(problem.streams.rows(0, range(3)))
-    expected, _ = local_sgd(problem.task, full(problem.stack), problem.w, problem.data.x[rows], problem.data.y[rows], 0.3)
+    expected, _ = local_sgd(
+        problem.task, full(problem.stack), problem.w, problem.data.x[rows], problem.data.y[rows], 0.3
+    )
     assert torch.allclose(found, expected, rtol=0, atol=1e-15)
 
 
@@ -83,7 +85,14 @@ def test_replicas_on_shared_machines_queue_by_readiness(machines: int) -> None:
     fleet = replace(uneven_fleet(), server=Server(flops=5e3, machines=machines))
     _, simulator = simulate(lambda s: ToySplit(s, steps=1), problem, fleet, 1)
     records = [r for r in simulator.timeline if r["handler"] == "serve"]
-    ready = {r["client"]: next(f["arrived"] for f in simulator.timeline if f"server:{f['client']}" == r["client"] and f["handler"] == "forward") for r in records}
+    ready = {
+        r["client"]: next(
+            f["arrived"]
+            for f in simulator.timeline
+            if f"server:{f['client']}" == r["client"] and f["handler"] == "forward"
+        )
+        for r in records
+    }
     free = [0.0] * machines
     for r in sorted(records, key=lambda r: (ready[r["client"]], r["client"])):
         lane = int(r["client"].split(":")[1]) % machines
@@ -149,13 +158,21 @@ class Lab:
 def laboratory(script: Callable[..., Any], fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
     problem = tiny_problem(len(fleet))
     lab = Lab(script)
-    simulator = Simulator(lab, fleet, executor(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64, **options)
+    simulator = Simulator(
+        lab,
+        fleet,
+        executor(problem.task, problem.data.x, problem.data.y),
+        problem.streams,
+        dtype=torch.float64,
+        **options,
+    )
     simulator.round(lab, problem.w)
     return simulator
 
 
 W = torch.zeros(100, dtype=torch.float64)
-FLEET = Fleet([Device(down=800.0 / (c + 1)) for c in range(5)])  # client c needs c + 1 seconds for W, and none to answer
+# Client c needs c + 1 seconds for W, and none to answer.
+FLEET = Fleet([Device(down=800.0 / (c + 1)) for c in range(5)])
 
 
 def ask(client: int, handler: str = "echo", **more: Any) -> Request:
@@ -165,7 +182,11 @@ def ask(client: int, handler: str = "echo", **more: Any) -> Request:
 def test_replies_come_in_order_of_dispatch_with_their_times() -> None:
     def script(state: Any, cohort: Any) -> Any:
         replies = yield from exchange([ask(c) for c in (3, 0, 4)])
-        assert [(r.request.to, r.at, r.outcome) for r in replies] == [(3, 4.0, "complete"), (0, 1.0, "complete"), (4, 5.0, "complete")]
+        assert [(r.request.to, r.at, r.outcome) for r in replies] == [
+            (3, 4.0, "complete"),
+            (0, 1.0, "complete"),
+            (4, 5.0, "complete"),
+        ]
         return state
 
     assert laboratory(script, FLEET).now == 5.0
@@ -231,7 +252,9 @@ def test_cancelling_takes_back_state_that_was_computed_ahead() -> None:
 
 
 def test_a_call_that_takes_in_what_was_lost_is_lost() -> None:
-    fleet = replace(FLEET, devices=[replace(d, dropout=float(c == 1)) for c, d in enumerate(FLEET.devices)], detection=0.5)
+    fleet = replace(
+        FLEET, devices=[replace(d, dropout=float(c == 1)) for c, d in enumerate(FLEET.devices)], detection=0.5
+    )
 
     def script(state: Any, cohort: Any) -> Any:
         a = ask(1)
@@ -251,7 +274,9 @@ def test_a_call_that_takes_in_what_was_lost_is_lost() -> None:
 
 def test_refusals_say_why() -> None:
     def script(state: Any, cohort: Any) -> Any:
-        (reply,) = yield from exchange([Request(0, "echo", {"w": W}, passes=[Pass("forward", 0, 3), Pass("backward", 0, 3)])])
+        (reply,) = yield from exchange(
+            [Request(0, "echo", {"w": W}, passes=[Pass("forward", 0, 3), Pass("backward", 0, 3)])]
+        )
         assert reply.outcome == "refused"
         assert "bytes of memory" in str(reply.error)
         assert not reply.arrays
@@ -282,7 +307,9 @@ def test_clients_leave_and_come_back() -> None:
         return state
 
     problem, lab = tiny_problem(2), Lab(script)
-    simulator = Simulator(lab, fleet, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64)
+    simulator = Simulator(
+        lab, fleet, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64
+    )
     for _ in range(3):
         simulator.round(lab, problem.w)
     assert seen == [[0, 1], [1], [0, 1]]
@@ -305,8 +332,14 @@ def test_time_passes_until_somebody_is_there_and_ends_when_nobody_ever_is() -> N
         (lambda s, c: (yield Dispatch([ask(99)])), "There is no client 99"),
         (lambda s, c: (yield Gather(of=[ask(0)])), "gathered but never dispatched"),
         (lambda s, c: (yield Dispatch([Request(0, "echo", {"w": ask(1)["out"]})])), "not dispatched in this round"),
-        (lambda s, c: (yield Dispatch([ask(0, passes=[Pass("forward", 0, 9)])])) or (yield Gather()), "not a pass over a model"),
-        (lambda s, c: (yield Dispatch([ask(0, handler="look")])) or (yield Gather()), "'look' cannot run on shapes alone"),
+        (
+            lambda s, c: (yield Dispatch([ask(0, passes=[Pass("forward", 0, 9)])])) or (yield Gather()),
+            "not a pass over a model",
+        ),
+        (
+            lambda s, c: (yield Dispatch([ask(0, handler="look")])) or (yield Gather()),
+            "'look' cannot run on shapes alone",
+        ),
     ],
 )
 def test_breaches_of_the_protocol_are_named(script: Any, message: str) -> None:
@@ -314,7 +347,7 @@ def test_breaches_of_the_protocol_are_named(script: Any, message: str) -> None:
         laboratory(script, FLEET)
 
 
-# ---------------------------------------------------------------------------------------------------- memory and snapshots
+# ----------------------------------------------------------------------------------------------- memory and snapshots
 @pytest.mark.parametrize("executor", [Loop, Batched])
 def test_unread_replies_have_a_bound_that_changes_no_result(executor: type[Loop]) -> None:
     problem, fleet = tiny_problem(), uneven_fleet()
@@ -334,7 +367,13 @@ def test_a_restored_simulator_goes_on_to_the_bit(name: str, executor: type[Loop]
     algorithm = METHODS[name](problem.stack)
 
     def fresh() -> Simulator:
-        return Simulator(algorithm, devices, executor(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64)
+        return Simulator(
+            algorithm,
+            devices,
+            executor(problem.task, problem.data.x, problem.data.y),
+            problem.streams,
+            dtype=torch.float64,
+        )
 
     simulator, state, states, snaps = fresh(), algorithm.init(problem.w), [], []
     for _ in range(6):
@@ -343,7 +382,7 @@ def test_a_restored_simulator_goes_on_to_the_bit(name: str, executor: type[Loop]
         snaps.append(snapshot(simulator))
     other, resumed = fresh(), states[2]
     restore(other, snaps[2])
-    other.timeline.extend(simulator.timeline[: 0])
+    other.timeline.extend(simulator.timeline[:0])
     for _ in range(3):
         resumed = other.round(algorithm, resumed)
     assert digest({"w": algorithm.evaluated(resumed)}) == digest({"w": algorithm.evaluated(state)})
@@ -369,7 +408,11 @@ def test_a_graph_that_is_not_finished_survives_a_snapshot() -> None:
 
     lab, found = Lab(script), []
     for resumed in (False, True):
-        make = lambda: Simulator(lab, FLEET, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64)  # noqa: E731
+
+        def make() -> Simulator:
+            executor = Loop(problem.task, problem.data.x, problem.data.y)
+            return Simulator(lab, FLEET, executor, problem.streams, dtype=torch.float64)
+
         simulator = make()
         simulator.round(lab, problem.w)
         if resumed:

@@ -12,7 +12,20 @@ from torch import Tensor
 
 from lanterne.learn import Task
 from lanterne.models import LayerStack, prefix, suffix
-from lanterne.protocol import Cohort, Deadline, Dispatch, Gather, Handler, Inbox, Local, Pass, Program, Request, exchange, usable
+from lanterne.protocol import (
+    Cohort,
+    Deadline,
+    Dispatch,
+    Gather,
+    Handler,
+    Inbox,
+    Local,
+    Pass,
+    Program,
+    Request,
+    exchange,
+    usable,
+)
 
 Arrays = dict[str, Tensor]
 
@@ -47,7 +60,10 @@ class ToySplit:
 
     def forward(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> tuple[Arrays, Arrays]:
         w = inbox.get("w") if "w" in inbox.arrays else state["w"]
-        return {**state, "w": w}, {"act": task.predict(prefix(task.stack, self.cut), w, local.x[0]), "labels": local.y[0]}
+        return {**state, "w": w}, {
+            "act": task.predict(prefix(task.stack, self.cut), w, local.x[0]),
+            "labels": local.y[0],
+        }
 
     def _step(self, state: Arrays, w: Tensor, g: Tensor) -> Arrays:
         m = g if "m" not in state else torch.add(g, state["m"], alpha=self.momentum)
@@ -78,7 +94,9 @@ class ToySplit:
             for i in range(self.steps):
                 step = state.round * self.steps + i
                 batch = range(step, step + 1)
-                up = Request(c, "forward", {} if i else {"w": state.client}, batches=batch, passes=[Pass("forward", 0, at)])
+                up = Request(
+                    c, "forward", {} if i else {"w": state.client}, batches=batch, passes=[Pass("forward", 0, at)]
+                )
                 served = Request(
                     ("server", c), "serve", {"act": up["act"], "labels": up["labels"], **({} if i else {"w": state.server})},
                     passes=[Pass("forward", at, n), Pass("backward", at, n, to_input=True)],
@@ -103,11 +121,23 @@ class ToyOverlap:
     cut: int = 1
     tau: int = 4
 
-    traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "act": "act_up", "probe": "act_up", "score": "scalar_down", "done": "model_up"}
+    traffic: ClassVar[Mapping[str, str]] = {
+        "w": "model_down",
+        "act": "act_up",
+        "probe": "act_up",
+        "score": "scalar_down",
+        "done": "model_up",
+    }
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
-        return {"clean": self.clean, "probes": self.probes, "apply": self.apply, "steps": self.steps, "score": self.score}
+        return {
+            "clean": self.clean,
+            "probes": self.probes,
+            "apply": self.apply,
+            "steps": self.steps,
+            "score": self.score,
+        }
 
     def clean(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> tuple[Arrays, Arrays]:
         return {"w": inbox["w"]}, {"act": task.predict(prefix(task.stack, self.cut), inbox["w"], local.x[0])}

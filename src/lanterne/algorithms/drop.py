@@ -1,7 +1,7 @@
 """FedAvg with a deadline: whoever has not answered by then is dropped.
 
-The rule of production systems (Bonawitz et al., "Towards Federated Learning at Scale", MLSys 2019) and the baseline of SALF
-(Lang, Cohen, Shlezinger, arXiv 2403.18375).
+The rule of production systems (Bonawitz et al., "Towards Federated Learning at Scale", MLSys 2019) and the baseline of
+SALF (Lang, Cohen, Shlezinger, arXiv 2403.18375).
 
     A = {u : t_u <= T}
     arrivals:   w' = w + sum_{u in A} (n_u / n_A) (w_u - w),    w' = w if A is empty
@@ -44,7 +44,9 @@ class Drop:
     cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
     weights: Annotated[Literal["samples", "equal"], Field(description="n_u of the average")] = "samples"
     deadline: Annotated[float, Field(gt=0, description="T, seconds after the invitation")] = math.inf
-    rule: Annotated[Literal["arrivals", "code"], Field(description="average over arrivals, or divide by all as SALF's authors do")] = "arrivals"
+    rule: Annotated[
+        Literal["arrivals", "code"], Field(description="average over arrivals, or divide by all as SALF's authors do")
+    ] = "arrivals"
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up"}
 
@@ -53,7 +55,9 @@ class Drop:
         """The client's half."""
         return {"train": self.train}
 
-    def train(self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def train(
+        self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Local steps from the global weights; the difference goes back."""
         w, m = local_sgd(task, full(task.stack), inbox["w"], local.x, local.y, self.lr, self.momentum, state.get("m"))
         return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": w - inbox["w"]}

@@ -1,7 +1,7 @@
-"""FedAvg: McMahan, Moore, Ramage, Hampson, y Arcas, "Communication-Efficient Learning of Deep Networks from Decentralized
-Data", AISTATS 2017, arXiv 1602.05629, Algorithm 1.
+"""FedAvg: every invited client trains locally from the global weights, the server waits for all of them and averages.
 
-Every invited client trains locally from the global weights, the server waits for all of them and averages.
+McMahan, Moore, Ramage, Hampson, y Arcas, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+AISTATS 2017, arXiv 1602.05629, Algorithm 1.
 
     w_u = w - eta * (local steps of SGD);    w' = w + sum_u (n_u / n) (w_u - w)
 """
@@ -54,7 +54,9 @@ class FedAvg:
         """The client's half."""
         return {"train": self.train}
 
-    def train(self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def train(
+        self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Local steps from the global weights; the difference goes back."""
         w, m = local_sgd(task, full(task.stack), inbox["w"], local.x, local.y, self.lr, self.momentum, state.get("m"))
         return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": w - inbox["w"]}

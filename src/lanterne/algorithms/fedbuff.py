@@ -1,10 +1,13 @@
-"""FedBuff: Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous Aggregation",
+"""FedBuff: nobody waits for anybody; the server steps whenever its buffer is full.
+
+Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous Aggregation",
 AISTATS 2022, arXiv 2106.06639, Algorithm 1.
 
-Clients train all the time, at most M at once, each from the version that was current when it began. The server adds what
-arrives to a buffer; at K arrivals it takes a step, and the version advances. A round here is one version.
+Clients train all the time, at most M at once, each from the version that was current when it began. The server adds
+what arrives to a buffer; at K arrivals it takes a step, and the version advances. A round here is one version.
 
-    Delta = (1/K) sum_{i <= K} s(tau_i) (w_i - w_{t - tau_i}),    s(tau) = (1 + tau)^(-a),    w_{t+1} = w_t + eta_g Delta
+    w_{t+1} = w_t + eta_g Delta
+    Delta = (1/K) sum_{i <= K} s(tau_i) (w_i - w_{t - tau_i}),    s(tau) = (1 + tau)^(-a)
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from lanterne.rng import fold, generator
 class State:
     """The global weights, the version, what is in the buffer, and who is at work.
 
-    `buffer` is the weighted sum of deltas (None when empty), `weight` the sum of client weights, `discounted` the same times
-    staleness weights, `count` how many arrived; `steps` holds how many batches each client was sent so far.
+    `buffer` is the weighted sum of deltas (None when empty), `weight` the sum of client weights, `discounted` the same
+    times staleness weights, `count` how many arrived; `steps` holds how many batches each client was sent so far.
     """
 
     w: SkipValidation[Tensor]
@@ -55,9 +58,12 @@ class FedBuff:
     buffer: Annotated[int, Field(ge=1, description="K, arrivals per server step")] = 10
     server_lr: Annotated[float, Field(gt=0, description="eta_g")] = 1.0
     staleness_exponent: Annotated[float, Field(ge=0, description="a of s(tau) = (1 + tau)^(-a)")] = 0.5
-    max_staleness: Annotated[int | None, Field(ge=0, description="older updates are thrown away; none by default")] = None
+    max_staleness: Annotated[int | None, Field(ge=0, description="older updates are thrown away; none by default")] = (
+        None
+    )
     normalise: Annotated[
-        Literal["buffer", "staleness"], Field(description="divide by K as the paper does, or by the sum of staleness weights")
+        Literal["buffer", "staleness"],
+        Field(description="divide by K as the paper does, or by the sum of staleness weights"),
     ] = "buffer"
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up"}
@@ -67,7 +73,9 @@ class FedBuff:
         """The client's half."""
         return {"train": self.train}
 
-    def train(self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def train(
+        self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Local steps from the version that was current; the difference goes back."""
         w, m = local_sgd(task, full(task.stack), inbox["w"], local.x, local.y, self.lr, self.momentum, state.get("m"))
         return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": w - inbox["w"]}
@@ -107,9 +115,9 @@ class FedBuff:
         for client in idle:
             first = steps.get(client, 0)
             steps[client] = first + k
-            passes = [Pass("forward", 0, n), Pass("backward", 0, n)] * k
+            batches, passes = range(first, first + k), [Pass("forward", 0, n), Pass("backward", 0, n)] * k
             requests.append(
-                Request(client, "train", {"w": state.w}, batches=range(first, first + k), passes=passes, note=state.version)
+                Request(client, "train", {"w": state.w}, batches=batches, passes=passes, note=state.version)
             )
         yield Dispatch(requests)
         return replace(state, busy=tuple(sorted(busy.union(idle))), steps=steps)
@@ -119,7 +127,9 @@ class FedBuff:
         staleness = state.version - int(request.note)
         if self.max_staleness is not None and staleness > self.max_staleness:
             return state
-        weight = float(cohort.facts(request.to).samples) if self.weights == "samples" and isinstance(request.to, int) else 1.0
+        weight = 1.0
+        if self.weights == "samples" and isinstance(request.to, int):
+            weight = float(cohort.facts(request.to).samples)
         discounted = weight * polynomial_staleness(staleness, self.staleness_exponent)
         part = discounted * delta
         return replace(

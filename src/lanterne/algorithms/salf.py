@@ -1,13 +1,15 @@
-"""SALF: Lang, Cohen, Shlezinger, "Stragglers-Aware Low-Latency Synchronous Federated Learning via Layer-Wise Model Updates",
+"""SALF: at the deadline a straggler sends the layers that its backward pass has reached.
+
+Lang, Cohen, Shlezinger, "Stragglers-Aware Low-Latency Synchronous Federated Learning via Layer-Wise Model Updates",
 arXiv 2403.18375.
 
-At the deadline T a straggler stops its backward pass and sends the layers that it has reached; each layer is averaged over
-those who reached it. S_l are the clients that reached layer l, p_l the probability that nobody does.
+Each layer is averaged over those who reached it by the deadline T. S_l are the clients that reached layer l, p_l is the
+probability that nobody does.
 
-    paper:  w'_l = w_l + 1/(1 - p_l) * mean_{u in S_l} delta_u,l            w'_l = w_l if S_l is empty, under every rule
+    paper:  w'_l = w_l + 1/(1 - p_l) * mean_{u in S_l} delta_u,l      w'_l = w_l if S_l is empty, under every rule
     cond:   w'_l = w_l + mean_{u in S_l} delta_u,l
-    code:   w'_l = w_l + (1/U) sum_{u in S_l} delta_u,l                     (what the authors' code does)
-    ht:     w'_l = w_l + sum_{u in S_l} alpha_u delta_u,l / q_u,l           (Horvitz-Thompson; q_u,l: u's chance to reach l)
+    code:   w'_l = w_l + (1/U) sum_{u in S_l} delta_u,l               (what the authors' code does)
+    ht:     w'_l = w_l + sum_{u in S_l} alpha_u delta_u,l / q_u,l     (Horvitz-Thompson; q_u,l: u's chance to reach l)
 
 The first is the authors' `1/(1 - p) (mean w_u - p w)` written in deltas.
 """
@@ -27,15 +29,29 @@ from torch import Tensor
 from lanterne.errors import ConfigError
 from lanterne.learn import Task, Update, budgeted_sgd, coverage_sum
 from lanterne.models import LayerStack, reached
-from lanterne.protocol import All, Cohort, Deadline, Handler, Inbox, Local, Pass, Program, Reply, Request, exchange, usable
+from lanterne.protocol import (
+    Address,
+    All,
+    Cohort,
+    Deadline,
+    Handler,
+    Inbox,
+    Local,
+    Pass,
+    Program,
+    Reply,
+    Request,
+    exchange,
+    usable,
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class State:
     """The global weights, the rounds so far, and what was seen of who reaches what.
 
-    `empty` counts, per block, the rounds in which nobody reached it; `history` holds, per client, how often it was invited
-    and then, per block, how often it reached it; `capped` counts the corrections that the cap has cut.
+    `empty` counts, per block, the rounds in which nobody reached it; `history` holds, per client, how often it was
+    invited and then, per block, how often it reached it; `capped` counts the corrections that the cap has cut.
     """
 
     w: SkipValidation[Tensor]
@@ -53,19 +69,32 @@ class Salf:
     lr: Annotated[float, Field(gt=0, description="eta_t, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="batches per client and round; the paper analyses 1")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD; the authors' code has 0.5, kept")] = 0.0
-    keep_momentum: Annotated[bool, Field(description="keep the velocity on the client; unreached blocks keep theirs")] = False
-    cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default, as in the paper")] = None
-    weights: Annotated[Literal["samples", "equal"], Field(description="alpha_u; equal in the paper, whose shards are equal")] = "samples"
+    keep_momentum: Annotated[
+        bool, Field(description="keep the velocity on the client; unreached blocks keep theirs")
+    ] = False
+    cohort: Annotated[
+        int | None, Field(ge=1, description="clients invited per round; all by default, as in the paper")
+    ] = None
+    weights: Annotated[
+        Literal["samples", "equal"], Field(description="alpha_u; equal in the paper, whose shards are equal")
+    ] = "samples"
     deadline: Annotated[float, Field(gt=0, description="T_t, seconds after the invitation")] = math.inf
     rule: Annotated[Literal["paper", "cond", "code", "ht"], Field(description="how layers are averaged")] = "paper"
     p: Annotated[
         Literal["auto", "clock", "empirical", "zero"],
-        Field(description="p_l and q_u,l: from the clock model, from the rounds so far, or 0 and 1; auto: the first that exists"),
+        Field(
+            description="p_l and q_u,l: from the clock model, from the rounds so far, or 0 and 1; "
+            "auto: the first that exists"
+        ),
     ] = "auto"
     factor_cap: Annotated[float, Field(ge=1, description="c_max, the most that 1/(1 - p) and 1/q may be")] = 10.0
-    shrinkage: Annotated[float, Field(ge=0, le=1, description="0: mean over S_l; 1: divide by all, as `code` does")] = 0.0
+    shrinkage: Annotated[float, Field(ge=0, le=1, description="0: mean over S_l; 1: divide by all, as `code` does")] = (
+        0.0
+    )
     by_steps: Annotated[bool, Field(description="scale each layer's delta to the full number of local steps")] = False
-    upload: Annotated[Literal["inside", "after"], Field(description="whether the upload has to end by the deadline too")] = "inside"
+    upload: Annotated[
+        Literal["inside", "after"], Field(description="whether the upload has to end by the deadline too")
+    ] = "inside"
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up", "reached": "scalar_up"}
 
@@ -74,8 +103,10 @@ class Salf:
         """The client's half."""
         return {"train": self.train}
 
-    def train(self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Local steps until the budget ends; the layers that moved go back, and how many backward passes of blocks were done."""
+    def train(
+        self, task: Task, state: dict[str, Tensor], inbox: Inbox, local: Local
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Local steps until the budget ends; back go the layers that moved, and how many backwards were done."""
         w, blocks = inbox["w"], len(task.stack)
         after, m, done = budgeted_sgd(task, w, local.x, local.y, self.lr, local.budget, self.momentum, state.get("m"))
         if self.keep_momentum and self.momentum and m is None:
@@ -109,7 +140,8 @@ class Salf:
         counts = {r.request.to: self._steps(int(r["reached"])) for r in replies}
         weight = {q.to: self._weight(cohort, q.to) for q in requests}
         w, capped = self._aggregate(state, replies, counts, weight, p, q)
-        return self._remember(replace(state, w=w, round=state.round + 1, capped=state.capped + capped), requests, counts)
+        state = replace(state, w=w, round=state.round + 1, capped=state.capped + capped)
+        return self._remember(state, requests, counts)
 
     def evaluated(self, state: State) -> Tensor:
         """The global weights."""
@@ -125,10 +157,10 @@ class Salf:
         self,
         state: State,
         replies: Sequence[Reply],
-        counts: Mapping[object, list[int]],
-        weight: Mapping[object, float],
+        counts: Mapping[Address, list[int]],
+        weight: Mapping[Address, float],
         p: Sequence[float],
-        q: Mapping[object, Sequence[float]],
+        q: Mapping[Address, Sequence[float]],
     ) -> tuple[Tensor, int]:
         """The next weights, and how many corrections were capped."""
         capped, updates = 0, []
@@ -161,12 +193,13 @@ class Salf:
     def _spread(self, per_block: Sequence[float], like: Tensor, first: int = 0) -> Tensor:
         """One number per block, repeated for each of its parameters."""
         edges = self.stack.edges
-        sizes = torch.tensor([edges[first + i + 1] - edges[first + i] for i in range(len(per_block))], device=like.device)
+        blocks = range(first, first + len(per_block))
+        sizes = torch.tensor([edges[b + 1] - edges[b] for b in blocks], device=like.device)
         return torch.tensor(per_block, dtype=like.dtype, device=like.device).repeat_interleave(sizes)
 
     # ------------------------------------------------------------------ who reaches what
     def _empty_chance(self, state: State, cohort: Cohort, requests: Sequence[Request]) -> list[float]:
-        """`p_l = prod_u (1 - q_u,l)` from the clock model, else the share of rounds without l, smoothed as Laplace did."""
+        """`p_l = prod_u (1 - q_u,l)` from the clock model, else the share of rounds without l, smoothed."""
         if self.rule != "paper" or self.p == "zero":
             return [0.0] * len(self.stack)
         p: list[float] | None = [1.0] * len(self.stack) if self.p != "empirical" else None
@@ -177,11 +210,11 @@ class Salf:
             p = None if q is None else [x * (1.0 - chance) for x, chance in zip(p, q, strict=True)]
         return [(e + 1) / (state.round + 2) for e in state.empty] if p is None else p
 
-    def _inclusion(self, state: State, cohort: Cohort, requests: Sequence[Request]) -> dict[object, list[float]]:
+    def _inclusion(self, state: State, cohort: Cohort, requests: Sequence[Request]) -> dict[Address, list[float]]:
         """`q_u,l` for the rule `ht`: from the clock model, else the share of u's rounds, smoothed as Laplace did."""
         if self.rule != "ht":
             return {}
-        found: dict[object, list[float]] = {}
+        found: dict[Address, list[float]] = {}
         for request in requests:
             q = self._clock(cohort, request) if self.p in ("auto", "clock") else None
             if q is None:
@@ -194,14 +227,16 @@ class Salf:
         """The chance to reach each block at least once: to end its backward unit in the first local step."""
         units, n = cohort.reach(request), len(self.stack)
         if units is None and self.p == "clock":
-            raise ConfigError("p = 'clock' needs a clock model of the fleet, and there is none here. Use p = 'empirical'.")
+            raise ConfigError(
+                "p = 'clock' needs a clock model of the fleet, and there is none here. Use p = 'empirical'."
+            )
         return None if units is None else [units[2 * n - 1 - b] for b in range(n)]
 
     @property
     def _none(self) -> tuple[int, ...]:
         return (0,) * (len(self.stack) + 1)
 
-    def _remember(self, state: State, requests: Sequence[Request], counts: Mapping[object, list[int]]) -> State:
+    def _remember(self, state: State, requests: Sequence[Request], counts: Mapping[Address, list[int]]) -> State:
         """Count who reached what in this round."""
         history = dict(state.history)
         for q in requests:
@@ -211,5 +246,5 @@ class Salf:
         seen = [any(c[b] > 0 for c in counts.values()) for b in range(len(self.stack))]
         return replace(state, history=history, empty=tuple(e + (not s) for e, s in zip(state.empty, seen, strict=True)))
 
-    def _weight(self, cohort: Cohort, client: object) -> float:
+    def _weight(self, cohort: Cohort, client: Address) -> float:
         return float(cohort.facts(client).samples) if self.weights == "samples" and isinstance(client, int) else 1.0

@@ -37,7 +37,7 @@ def listing(
     if name is not None:
         names = {entry["name"]: entry for entry in found[kinds[0]]}
         if name not in names:
-            raise ConfigError(f"There is no {name!r} among the {kinds[0]}. {nearest(name, names)}")
+            raise ConfigError(f"There is no {name!r} among the {kinds[0].value}. {nearest(name, names)}")
         found = {kinds[0].value: [names[name]]}
     if format is Format.json:
         say_json(found)
@@ -48,12 +48,12 @@ def listing(
 
 
 def _kind(word: str) -> Kind:
-    if word in list(Kind):
+    if word in Kind.__members__:
         return Kind(word)
     for kind in Kind:
         if any(entry["name"] == word for entry in _SOURCES[kind]()):
-            raise ConfigError(f"{word!r} is a name, not a kind. Write: lanterne list {kind} {word}")
-    raise ConfigError(f"There is nothing to list under {word!r}. {nearest(word, list(Kind))}")
+            raise ConfigError(f"{word!r} is a name, not a kind. Write: lanterne list {kind.value} {word}")
+    raise ConfigError(f"There is nothing to list under {word!r}. {nearest(word, (kind.value for kind in Kind))}")
 
 
 def _algorithms() -> list[Entry]:

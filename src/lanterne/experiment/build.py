@@ -52,7 +52,8 @@ class Objects:
     @property
     def given(self) -> list[str]:
         """The names of what was brought."""
-        return [n for n in ("data", "model", "fleet", "partition") if getattr(self, n) is not None] + sorted(self.algorithms)
+        brought = [n for n in ("data", "model", "fleet", "partition") if getattr(self, n) is not None]
+        return brought + sorted(self.algorithms)
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,15 @@ class Prepared:
 
     def simulator(self, label: str, world: World, executor: Loop, seed: int) -> Simulator:
         """A fresh simulator for one competitor."""
-        return Simulator(self.algorithms[label], world.fleet, executor, world.streams, seed=fold(seed, "run"), dtype=self.dtype)
+        algorithm, key = self.algorithms[label], fold(seed, "run")
+        return Simulator(algorithm, world.fleet, executor, world.streams, seed=key, dtype=self.dtype)
 
     def judge(self, world: World, executor: Loop) -> Judge:
         """What judges a model in this world."""
         shares = label_shares(world.rows, self.data.y.cpu(), self.data.classes)
         samples = np.array([len(r) for r in world.rows])
-        return Judge(executor, self.data, shares, samples, [world.fleet.devices[c].tier for c in range(len(world.fleet))])
+        tiers = [world.fleet.devices[c].tier for c in range(len(world.fleet))]
+        return Judge(executor, self.data, shares, samples, tiers)
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Prepared:
@@ -137,7 +140,8 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
         executor = choose_executor(costs, config.data.batch, cohort, device)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"executor": executor})})
     first = make_world(config, objects, data, stack, config.seeds[0])
-    deadline = resolve_deadline(config, _algorithms(config, objects, stack, None), stack, first.fleet, first.streams, first.w)
+    timeless = _algorithms(config, objects, stack, None)
+    deadline = resolve_deadline(config, timeless, stack, first.fleet, first.streams, first.w)
     training = config.training.model_copy(update={"deadline": deadline if math.isfinite(deadline) else None})
     config = config.model_copy(update={"training": training})
     return Prepared(config, objects, data, stack, _algorithms(config, objects, stack, deadline))
@@ -160,7 +164,9 @@ def make_world(config: Config, objects: Objects, data: Dataset, stack: LayerStac
         rows = partition(config.data.partition, data.y.cpu(), clients, fold(seed, "partition") % 2**31)
     fleet = objects.fleet or make_fleet(config, clients, len(stack), seed)
     if len(fleet) != clients:
-        raise FleetError(f"The fleet has {len(fleet)} devices, but the data is partitioned over {clients} clients. Make them equal.")
+        raise FleetError(
+            f"The fleet has {len(fleet)} devices, but the data is partitioned over {clients} clients. Make them equal."
+        )
     w = initial_weights(stack, fold(seed, "weights"), getattr(torch, config.runtime.dtype)).to(config.runtime.device)
     return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams")), w)
 
@@ -170,9 +176,15 @@ def make_fleet(config: Config, clients: int, layers: int, seed: int) -> Fleet:
     kind, parameters = config.fleet.kind, dict(config.fleet.parameters)
     if kind not in PRESETS and Path(kind).suffix in (".csv", ".parquet"):
         if not Path(kind).exists():
-            raise FleetError(f"There is no fleet file {kind}. Give the path of a CSV or Parquet file, or a preset: {', '.join(PRESETS)}.")
+            raise FleetError(
+                f"There is no fleet file {kind}. Give the path of a CSV or Parquet file, or a preset: "
+                f"{', '.join(PRESETS)}."
+            )
         if parameters:
-            raise FleetError(f"A fleet file takes no parameters, but {', '.join(parameters)} is given. Put it into {kind} as a column.")
+            raise FleetError(
+                f"A fleet file takes no parameters, but {', '.join(parameters)} is given. "
+                f"Put it into {kind} as a column."
+            )
         return read_table(kind, clients, seed)
     return preset(kind, **parameters).build(clients, seed, layers)
 
@@ -187,12 +199,15 @@ def _stack(config: Config, objects: Objects, data: Dataset) -> LayerStack:
     outputs = stack.output_shape
     if outputs != (data.classes,):
         raise ConfigError(
-            f"The model gives {outputs} numbers per sample, but the data has {data.classes} classes. End it with a layer of {data.classes} outputs."
+            f"The model gives {outputs} numbers per sample, but the data has {data.classes} classes. "
+            f"End it with a layer of {data.classes} outputs."
         )
     return stack
 
 
-def _algorithms(config: Config, objects: Objects, stack: LayerStack, deadline: float | None) -> dict[str, Algorithm[Any]]:
+def _algorithms(
+    config: Config, objects: Objects, stack: LayerStack, deadline: float | None
+) -> dict[str, Algorithm[Any]]:
     """The competitors, given what the experiment sets for all of them and what their own tables say."""
     shared = {n: v for n, v in config.training.model_dump().items() if v is not None and n != "deadline"}
     if deadline is not None:
@@ -202,5 +217,8 @@ def _algorithms(config: Config, objects: Objects, stack: LayerStack, deadline: f
         kind: Any = objects.algorithms.get(label) or ALGORITHMS[entry.algorithm]
         known = set(getattr(kind, "__dataclass_fields__", ()))
         parameters = {**{n: v for n, v in shared.items() if n in known}, **entry.parameters}
-        made[label] = kind(stack=stack, **parameters) if label in objects.algorithms else make_algorithm(entry.algorithm, stack, **parameters)
+        if label in objects.algorithms:
+            made[label] = kind(stack=stack, **parameters)
+        else:
+            made[label] = make_algorithm(entry.algorithm, stack, **parameters)
     return made

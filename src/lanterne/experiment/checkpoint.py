@@ -27,7 +27,8 @@ def encode(tree: object) -> tuple[Any, dict[str, Tensor]]:
     """A tree of plain data, frozen dataclasses and tensors as JSON and a table of tensors.
 
     Args:
-        tree: None, booleans, numbers, strings, lists, tuples, ranges, dictionaries with any plain keys, dataclasses, tensors.
+        tree: None, booleans, numbers, strings, lists, tuples, ranges, dictionaries with any plain keys, dataclasses,
+            tensors.
 
     Examples:
         >>> encode({"w": (1, 2.5)})
@@ -57,8 +58,11 @@ def encode(tree: object) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(value, Mapping):
             return {"d": [[walk(k), walk(v)] for k, v in value.items()]}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {"s": [type(value).__qualname__, {f.name: walk(getattr(value, f.name)) for f in dataclasses.fields(value)}]}
-        raise TypeError(f"A checkpoint cannot hold a {type(value).__name__}; states are plain data, tensors and frozen dataclasses.")
+            fields = {f.name: walk(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return {"s": [type(value).__qualname__, fields]}
+        raise TypeError(
+            f"A checkpoint cannot hold a {type(value).__name__}; states are plain data, tensors and frozen dataclasses."
+        )
 
     return walk(tree), tensors
 
@@ -141,4 +145,6 @@ def load(path: Path, classes: Mapping[str, type], device: torch.device | str = "
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
         return decode(structure, tensors, classes)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete it to run this part of the experiment again from its start.") from error
+        raise RunError(
+            f"{path} is damaged ({error}). Delete it to run this part of the experiment again from its start."
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +26,18 @@ from lanterne.tree import nbytes, spec_of
 
 
 def resolve_deadline(
-    config: Config, algorithms: Mapping[str, Algorithm[Any]], stack: LayerStack, fleet: Fleet, streams: Streams, w: Tensor
+    config: Config,
+    algorithms: Mapping[str, Algorithm[Any]],
+    stack: LayerStack,
+    fleet: Fleet,
+    streams: Streams,
+    w: Tensor,
 ) -> float:
     """The deadline that a configuration means, and whether anybody can meet it.
 
-    A number is seconds. `q0.5` or `50%` is that quantile of the clients' expected times for a method's whole first request,
-    the largest over the methods. By default it is what the slowest client that is no straggler needs; where the fleet
-    does not say who straggles, those are left out that need more than twice the median.
+    A number is seconds. `q0.5` or `50%` is that quantile of the clients' expected times for a method's whole first
+    request, the largest over the methods. By default it is what the slowest client that is no straggler needs; where
+    the fleet does not say who straggles, those are left out that need more than twice the median.
 
     Args:
         config: for the deadline and the batch.
@@ -51,7 +57,8 @@ def resolve_deadline(
     if isinstance(asked, int | float):
         deadline = float(asked)
     elif isinstance(asked, str):
-        deadline = max(float(np.quantile(_times(job, fleet), _quantile(asked), method="higher")) for job in jobs.values())
+        q = _quantile(asked)
+        deadline = max(float(np.quantile(_times(job, fleet), q, method="higher")) for job in jobs.values())
     else:
         deadline = max(_without_stragglers(job, fleet) for job in jobs.values())
     for label, algorithm in with_deadline.items():
@@ -67,7 +74,9 @@ def first_jobs(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, strea
     spec = spec_of(arrays)
 
     def up(units: int | None) -> int:
-        return simulator.pricing.reply((request.handler, tuple(request.config.items()), (), spec, len(request.batches), units)).nbytes
+        return simulator.pricing.reply(
+            (request.handler, tuple(request.config.items()), (), spec, len(request.batches), units)
+        ).nbytes
 
     return Job(nbytes(spec), simulator.pricing.work(request.passes), up, request.deadline, request.stop)
 
@@ -86,7 +95,8 @@ def _first_request(
         while not (isinstance(effect, Dispatch) and effect.requests):
             effect = program.send(None)
     except StopIteration:
-        raise ConfigError(f"{type(algorithm).__name__} asks nobody for anything in its first round, so there is nothing to run.") from None
+        name = type(algorithm).__name__
+        raise ConfigError(f"{name} asks nobody for anything in its first round, so there is nothing to run.") from None
     finally:
         program.close()
         executor.close()
@@ -107,7 +117,8 @@ def _full_speed(device: Device, job: Job) -> float:
 
 
 def _expected(device: Device, job: Job) -> float:
-    return device.latency + job.down / device.down + device.expected(job.work) + device.latency + job.up(None) / device.up
+    downloaded = device.latency + job.down / device.down
+    return downloaded + device.expected(job.work) + device.latency + job.up(None) / device.up
 
 
 def _times(job: Job, fleet: Fleet) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -124,12 +135,17 @@ def _without_stragglers(job: Job, fleet: Fleet) -> float:
 
 
 def _quantile(text: str) -> float:
-    try:
-        value = float(text[1:]) if text.startswith("q") else float(text.removesuffix("%")) / 100 if text.endswith("%") else math.nan
-    except ValueError:
-        value = math.nan
+    value = math.nan
+    with suppress(ValueError):
+        if text.startswith("q"):
+            value = float(text[1:])
+        elif text.endswith("%"):
+            value = float(text.removesuffix("%")) / 100
     if not 0 <= value <= 1:
-        raise ConfigError(f"training.deadline is {text!r}. Give seconds (0.5), or a quantile of the fleet's full-work times ('q0.5' or '50%').")
+        raise ConfigError(
+            f"training.deadline is {text!r}. "
+            "Give seconds (0.5), or a quantile of the fleet's full-work times ('q0.5' or '50%')."
+        )
     return value
 
 

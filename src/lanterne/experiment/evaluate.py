@@ -22,8 +22,9 @@ _CHUNK = 256
 class Judge:
     """Judges a model on the test split, overall, by device class and over clients.
 
-    A client's accuracy is `sum_k share_k accuracy_k`, with `share_k` the share of class k among its samples and `accuracy_k` the
-    model's accuracy on class k of the test split: exact where clients differ in their mix of labels only.
+    A client's accuracy is `sum_k share_k accuracy_k`, with `share_k` the share of class k among its samples and
+    `accuracy_k` the model's accuracy on class k of the test split: exact where clients differ in their mix of labels
+    only.
 
     Args:
         executor: in whose threads the model runs.
@@ -84,4 +85,8 @@ class Judge:
         correct, loss = (torch.cat([p[i] for p in parts]).cpu() for i in (0, 1))
         y = data.test_y.cpu()
         zeros = torch.zeros(data.classes, dtype=torch.float64)
-        return zeros.index_add(0, y, correct), zeros.index_add(0, y, loss), torch.bincount(y, minlength=data.classes).to(torch.float64)
+        return (
+            zeros.index_add(0, y, correct),
+            zeros.index_add(0, y, loss),
+            torch.bincount(y, minlength=data.classes).to(torch.float64),
+        )

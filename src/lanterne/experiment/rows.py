@@ -12,7 +12,9 @@ _OUTCOMES = ("complete", "partial", "refused", "failed", "lost", "cancelled")
 _LATE = ("partial", "cancelled", "lost")
 
 
-def make_row(label: str, seed: int, round: int, simulator: Simulator, judged: dict[str, Any], wall: float) -> dict[str, Any]:
+def make_row(
+    label: str, seed: int, round: int, simulator: Simulator, judged: dict[str, Any], wall: float
+) -> dict[str, Any]:
     """A row: where the run is, how good the model is, and what it has cost so far. Costs are cumulative.
 
     Args:

@@ -1,4 +1,4 @@
-"""Running an experiment: cell by cell, a checkpoint after each round, to the bit where it would have been after a kill."""
+"""Running an experiment: cell by cell, a checkpoint after each round, after a kill to the bit where it was."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class Silence:
         """Nothing."""
 
 
-def run_experiment(prepared: Prepared, out: Path, listener: Listener | None = None, *, tune: bool = False) -> dict[str, Any]:
+def run_experiment(
+    prepared: Prepared, out: Path, listener: Listener | None = None, *, tune: bool = False
+) -> dict[str, Any]:
     """Run every competitor with every seed into a fresh directory.
 
     Args:
@@ -75,7 +77,8 @@ def run_experiment(prepared: Prepared, out: Path, listener: Listener | None = No
             prepared = tune_executor(prepared)
         with _disk(out):
             (out / "cells").mkdir(parents=True)
-            _write(out / "versions.json", json.dumps({**_versions(), "objects": prepared.objects.given}, indent=2) + "\n")
+            versions = {**_versions(), "objects": prepared.objects.given}
+            _write(out / "versions.json", json.dumps(versions, indent=2) + "\n")
             _write(out / "config.toml", to_toml(prepared.config))
             return _run_cells(prepared, out, listener or Silence())
 
@@ -95,11 +98,14 @@ def resume_experiment(out: Path, listener: Listener | None = None, objects: Obje
         ConfigError: for a directory that holds no run, or one that was begun with objects that are missing now.
     """
     if not (out / "config.toml").is_file() or not (out / "versions.json").is_file():
-        raise ConfigError(f"{out} holds no run: there is no config.toml in it. Give the directory that 'lanterne run' wrote.")
+        raise ConfigError(
+            f"{out} holds no run: there is no config.toml in it. Give the directory that 'lanterne run' wrote."
+        )
     missing = set(json.loads((out / "versions.json").read_text())["objects"]) - set((objects or Objects()).given)
     if missing:
         raise ConfigError(
-            f"{out} was begun from Python with an own {', '.join(sorted(missing))}. Resume it with lanterne.resume({str(out)!r}, ...) and bring it again."
+            f"{out} was begun from Python with an own {', '.join(sorted(missing))}. "
+            f"Resume it with lanterne.resume({str(out)!r}, ...) and bring it again."
         )
     prepared = prepare(read_config(out / "config.toml", (objects or Objects()).algorithms), objects)
     with _one_thread(), _disk(out):
@@ -141,7 +147,9 @@ class _Cell:
             state: Any = self.algorithm.init(world.w)
             done, wall, best, last = 0, 0.0, -math.inf, None
             if self.checkpoint.is_file():
-                saved = checkpoint.load(self.checkpoint, checkpoint.state_classes(state), self.prepared.config.runtime.device)
+                saved = checkpoint.load(
+                    self.checkpoint, checkpoint.state_classes(state), self.prepared.config.runtime.device
+                )
                 state, done, wall, best, last = (saved[k] for k in ("state", "round", "wall", "best", "last"))
                 restore(simulator, saved["simulator"])
                 _truncate(self.rows, saved["rows"])
@@ -176,7 +184,8 @@ class _Cell:
                     listener.row(last)
                 simulator.timeline.clear()
                 if diverged is None:
-                    saved = {"state": state, "round": done, "wall": wall, "best": best, "last": last, "simulator": snapshot(simulator)}
+                    saved = {"state": state, "round": done, "wall": wall, "best": best, "last": last}
+                    saved["simulator"] = snapshot(simulator)
                     saved |= {"rows": self.rows.stat().st_size, "timeline": self.timeline.stat().st_size}
                     checkpoint.save(self.checkpoint, saved)
             _append(self.timeline, simulator.clock.under_way())
@@ -201,7 +210,9 @@ def _append(path: Path, records: list[dict[str, Any]]) -> None:
 def _truncate(path: Path, size: int) -> None:
     path.touch()
     if path.stat().st_size < size:
-        raise RunError(f"{path} is shorter than its checkpoint says. Delete {path.parent} to run this part again from its start.")
+        raise RunError(
+            f"{path} is shorter than its checkpoint says. Delete {path.parent} to run this part again from its start."
+        )
     with path.open("rb+") as file:
         file.truncate(size)
 
@@ -245,5 +256,6 @@ def _disk(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"Writing to {out} failed: {error.strerror or error}. Every finished round is safe; go on with 'lanterne resume {out}'."
+            f"Writing to {out} failed: {error.strerror or error}. Every finished round is safe; "
+            f"go on with 'lanterne resume {out}'."
         ) from error

@@ -36,6 +36,5 @@ def tune_executor(prepared: Prepared) -> Prepared:
             executor.close()
     best = min(seconds, key=seconds.__getitem__)
     runtime = prepared.config.runtime.model_copy(update={"executor": best})
-    return Prepared(
-        prepared.config.model_copy(update={"runtime": runtime}), prepared.objects, prepared.data, prepared.stack, prepared.algorithms
-    )
+    config = prepared.config.model_copy(update={"runtime": runtime})
+    return Prepared(config, prepared.objects, prepared.data, prepared.stack, prepared.algorithms)

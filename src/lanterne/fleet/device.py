@@ -140,20 +140,29 @@ class Device:
         """Refuse impossible numbers."""
         for name in ("flops", "memory", "down", "up"):
             if not getattr(self, name) > 0:
-                raise FleetError(f"{name} of a device is {getattr(self, name)!r}, but work and bytes take finite time. Give a number above 0.")
+                raise FleetError(
+                    f"{name} of a device is {getattr(self, name)!r}, but work and bytes take finite time. "
+                    "Give a number above 0."
+                )
         for name in ("latency", "overhead"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise FleetError(f"{name} of a device is {getattr(self, name)!r} seconds. Give a finite number, 0 or more.")
+                raise FleetError(
+                    f"{name} of a device is {getattr(self, name)!r} seconds. Give a finite number, 0 or more."
+                )
         for name in ("dropout", "failure"):
             if not 0 <= getattr(self, name) <= 1:
-                raise FleetError(f"{name} of a device is {getattr(self, name)!r}, but it is a probability. Give a number from 0 to 1.")
+                raise FleetError(
+                    f"{name} of a device is {getattr(self, name)!r}, but it is a probability. "
+                    "Give a number from 0 to 1."
+                )
         if not self.period > 0:
             raise FleetError(f"period of a device is {self.period!r}. Give seconds above 0, or leave it out.")
         last = 0.0
         for start, end in self.available or ():
             if not last <= start < end or (end > self.period):
                 raise FleetError(
-                    f"available of a device holds {start:g}:{end:g}, but its times must ascend, not overlap, and fit its period. Sort them."
+                    f"available of a device holds {start:g}:{end:g}, but its times must ascend, not overlap, "
+                    "and fit its period. Sort them."
                 )
             last = end
 
@@ -170,8 +179,10 @@ class Device:
             return math.inf
         base = t - t % self.period if math.isfinite(self.period) else 0.0
         end = next(end for start, end in self.available if start <= t - base < end)
-        if base + end >= base + self.period and self.available[0][0] == 0.0:
-            return math.inf if len(self.available) == 1 and end == self.period else base + self.period + self.available[0][1]
+        first, first_end = self.available[0]
+        if base + end >= base + self.period and first == 0.0:
+            whole = len(self.available) == 1 and end == self.period
+            return math.inf if whole else base + self.period + first_end
         return base + end
 
     def returns(self, t: float) -> float:

@@ -28,9 +28,13 @@ class Server:
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
         if not self.flops > 0:
-            raise FleetError(f"The server's flops are {self.flops!r}. Give a number above 0, or inf for a server that takes no time.")
+            raise FleetError(
+                f"The server's flops are {self.flops!r}. Give a number above 0, or inf for a server that takes no time."
+            )
         if self.machines is not None and self.machines < 1:
-            raise FleetError(f"The server has {self.machines} machines. Give 1 or more, or leave it out for one per replica.")
+            raise FleetError(
+                f"The server has {self.machines} machines. Give 1 or more, or leave it out for one per replica."
+            )
 
 
 class Classes(Sequence[Device]):
@@ -74,14 +78,16 @@ class Fleet:
             raise FleetError("The fleet has no devices. Give it at least one.")
         for name in ("detection", "rejoin"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise FleetError(f"{name} of the fleet is {getattr(self, name)!r} seconds. Give a finite number, 0 or more.")
+                raise FleetError(
+                    f"{name} of the fleet is {getattr(self, name)!r} seconds. Give a finite number, 0 or more."
+                )
 
     def __len__(self) -> int:
         """How many clients there are."""
         return len(self.devices)
 
     def lane(self, to: int | tuple[str, int]) -> Hashable:
-        """Where a request's time passes: a client is its own lane; which replicas share a machine is the fleet's choice."""
+        """Where a request's time passes: a client is its own lane, and replicas share the machines."""
         if isinstance(to, tuple) and self.server.machines is not None:
             return ("machine", to[1] % self.server.machines)
         return to

@@ -1,6 +1,7 @@
 """How a device's speed varies: slower for good, slower in some rounds, loaded by other work, or as a theory has it.
 
-Each pace gives the time of every unit for one draw, and the probability of reaching each unit, from which SALF's `p` follows.
+Each pace gives the time of every unit for one draw, and the probability of reaching each unit, from which SALF's `p`
+follows.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class ExponentialLayers:
         del device
         ready = np.maximum(left.seconds, 0.0) / self.mean
         layers = work.layers
-        law = gammainc(np.maximum(layers, 1), ready)
+        law: Floats = gammainc(np.maximum(layers, 1), ready)
         return np.where(layers == 0, (left.seconds >= 0).astype(np.float64), law)
 
 
@@ -145,7 +146,7 @@ class UniformDepth:
         del device
         choices = self.maximum - self.minimum + 1
         depth = self.minimum + int(uniform(draw.seed, "depth", draw.client, draw.round) * choices)
-        return work.layers * (self.within / (depth + 0.5))
+        return np.multiply(work.layers, self.within / (depth + 0.5), dtype=np.float64)
 
     def expected(self, device: Device, work: Work) -> float:
         """Mean seconds of all units."""
@@ -157,4 +158,6 @@ class UniformDepth:
         """The share of depths with which the unit is done in time."""
         del device
         depths = np.arange(self.minimum, self.maximum + 1)
-        return np.mean([left.allows(work.layers * (self.within / (d + 0.5))) for d in depths], axis=0, dtype=np.float64)
+        done = [left.allows(work.layers * (self.within / (d + 0.5))) for d in depths]
+        share: Floats = np.mean(done, axis=0, dtype=np.float64)
+        return share

@@ -50,13 +50,17 @@ class Preset:
 
     def device(self, tier: str = "device", pace: Pace | None = None) -> Device:
         """A device of this fleet."""
-        numbers = {n: getattr(self, n) for n in ("flops", "memory", "down", "up", "latency", "overhead", "dropout", "failure")}
+        numbers = {
+            n: getattr(self, n) for n in ("flops", "memory", "down", "up", "latency", "overhead", "dropout", "failure")
+        }
         return Device(**numbers, tier=tier, pace=pace)
 
     def fleet(self, kinds: np.ndarray[Any, Any], table: list[Device], seed: int) -> Fleet:
         """A fleet of such devices."""
         devices = Classes(kinds.astype(np.uint8), table)
-        return Fleet(devices, fold(seed, "fleet"), Server(self.server_flops, self.machines), self.detection, self.rejoin)
+        return Fleet(
+            devices, fold(seed, "fleet"), Server(self.server_flops, self.machines), self.detection, self.rejoin
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +100,15 @@ class Stragglers(Preset):
         if not 0 <= self.share <= 1:
             raise FleetError(f"The share of stragglers is {self.share}. Give a number from 0 to 1 (0.9 is 90 %).")
         if not 1 <= self.slowdown < math.inf:
-            raise FleetError(f"slowdown is {self.slowdown}: how many times slower a straggler is. Give a number of at least 1.")
+            raise FleetError(
+                f"slowdown is {self.slowdown}: how many times slower a straggler is. Give a number of at least 1."
+            )
         if self.redraw == "round":
             if self.load == "varying":
-                raise FleetError("redraw = 'round' draws who straggles anew each round, at a constant load. Set load = 'constant' with it.")
+                raise FleetError(
+                    "redraw = 'round' draws who straggles anew each round, at a constant load. "
+                    "Set load = 'constant' with it."
+                )
             return self.fleet(np.zeros(clients), [self.device(pace=SometimesSlower(self.share, self.slowdown))], seed)
         kinds = np.zeros(clients)
         who = generator(seed, "stragglers").permutation(clients)[: round(self.share * clients)]
@@ -132,14 +141,14 @@ class ExponentialLayersFleet(Preset):
 
 @dataclass(frozen=True, kw_only=True)
 class UniformDepthFleet(Preset):
-    """The draw of SALF's authors as a clock: by `within` seconds a straggler's backward pass got through a random number of layers.
+    """The draw of SALF's authors as a clock: a straggler gets through a random number of layers in time.
 
     Args:
         share: of stragglers, the same throughout the run.
         within: seconds, to be given as the deadline as well.
         minimum: the least number of layers.
-        maximum: the most; by default all of them, as the authors draw it, and then such a straggler is in time. One layer
-            fewer makes stragglers that never finish.
+        maximum: the most; by default all of them, as the authors draw it, and then such a straggler is in time. One
+            layer fewer makes stragglers that never finish.
     """
 
     name: ClassVar[str] = "uniform-depth"
@@ -161,7 +170,9 @@ class UniformDepthFleet(Preset):
         if not self.minimum <= most <= layers:
             raise FleetError(f"maximum is {most} layers. Give a number from minimum = {self.minimum} to {layers}.")
         if not 0 <= self.minimum <= layers:
-            raise FleetError(f"minimum is {self.minimum} layers, but the model has {layers}. Give a number from 0 to {layers}.")
+            raise FleetError(
+                f"minimum is {self.minimum} layers, but the model has {layers}. Give a number from 0 to {layers}."
+            )
         kinds = np.zeros(clients)
         kinds[generator(seed, "stragglers").permutation(clients)[: round(self.share * clients)]] = 1
         fast = UniformDepth(self.within, layers, layers)
@@ -172,7 +183,7 @@ class UniformDepthFleet(Preset):
 PRESETS = {preset.name: preset for preset in (Uniform, Stragglers, ExponentialLayersFleet, UniformDepthFleet)}
 
 
-def preset(name: str, **parameters: Any) -> Uniform | Stragglers | ExponentialLayersFleet | UniformDepthFleet:  # noqa: ANN401
+def preset(name: str, **parameters: Any) -> Uniform | Stragglers | ExponentialLayersFleet | UniformDepthFleet:
     """A preset by name, its parameters checked by name and kind.
 
     Args:
@@ -198,6 +209,8 @@ def preset(name: str, **parameters: Any) -> Uniform | Stragglers | ExponentialLa
             choices = {"redraw": ("never", "round"), "load": ("constant", "varying")}[key]
             if value not in choices:
                 raise FleetError(f"{key} of the fleet {name!r} is {value!r}. {nearest(str(value), choices)}")
-        elif not (isinstance(value, int | float) and not isinstance(value, bool)) and not (key in ("machines", "maximum") and value is None):
+        elif not (isinstance(value, int | float) and not isinstance(value, bool)) and not (
+            key in ("machines", "maximum") and value is None
+        ):
             raise FleetError(f"{key} of the fleet {name!r} is {value!r}. Give a number.")
     return kind(**parameters)

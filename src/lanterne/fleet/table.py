@@ -17,9 +17,10 @@ _COLUMNS = (*NUMBERS, "available", "tier")
 def read_table(path: str | Path, clients: int | None, seed: int, server: Server | None = None) -> Fleet:
     """The fleet that a file describes.
 
-    Columns are named as the fields of `Device`: `flops` (required), `memory`, `down`, `up`, `latency`, `overhead`, `dropout`,
-    `failure`, `period`, `tier`, and `available` as `from:to` pairs in seconds, separated by spaces (`"0:60 120:inf"`). A column that is left out
-    has its default. The devices whose `tier` is `straggler` are left out of the default deadline.
+    Columns are named as the fields of `Device`: `flops` (required), `memory`, `down`, `up`, `latency`, `overhead`,
+    `dropout`, `failure`, `period`, `tier`, and `available` as `from:to` pairs in seconds, separated by spaces, as in
+    `0:60 120:inf`. A column that is left out has its default. The devices whose `tier` is `straggler` are left out of
+    the default deadline.
 
     Args:
         path: a `.csv` or `.parquet` file.
@@ -40,7 +41,10 @@ def read_table(path: str | Path, clients: int | None, seed: int, server: Server 
         raise FleetError(f"{path} has no column 'flops', so no device's speed is known. Add it, in FLOP/s.")
     rows = len(columns["flops"])
     if clients is not None and rows < clients:
-        raise FleetError(f"{path} describes {rows} devices, but there are {clients} clients. Add rows, or ask for at most {rows} clients.")
+        raise FleetError(
+            f"{path} describes {rows} devices, but there are {clients} clients. "
+            f"Add rows, or ask for at most {rows} clients."
+        )
     devices = [_device(path, columns, row) for row in range(rows if clients is None else clients)]
     return Fleet(devices, fold(seed, "fleet"), server or Server())
 
@@ -53,7 +57,9 @@ def _read(path: Path) -> dict[str, list[Any]]:
     try:
         table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise FleetError(f"{path} cannot be read as a table of devices: {error}. Give a CSV or Parquet file with a header.") from error
+        raise FleetError(
+            f"{path} cannot be read as a table of devices: {error}. Give a CSV or Parquet file with a header."
+        ) from error
     if not table.num_rows:
         raise FleetError(f"{path} has no rows, so the fleet would be empty. Give one row a device.")
     return {name: table[name].to_pylist() for name in table.column_names}
@@ -89,5 +95,7 @@ def _windows(where: str, value: object) -> tuple[tuple[float, float], ...] | Non
     try:
         pairs = tuple((float(a), float(b)) for a, b in (part.split(":") for part in str(value).split()))
     except ValueError:
-        raise FleetError(f"{where} is {value!r}. Write from:to in seconds, several separated by spaces, as in '0:60 120:inf'.") from None
+        raise FleetError(
+            f"{where} is {value!r}. Write from:to in seconds, several separated by spaces, as in '0:60 120:inf'."
+        ) from None
     return pairs

@@ -1,7 +1,7 @@
 """When a reply arrives and how much of the work it holds: from bytes, FLOPs and the device alone.
 
-`t = latency + down bytes / down + compute + latency + up bytes / up`. All times are counted from the dispatch, so that who is in
-time does not depend on how large the clock has grown.
+`t = latency + down bytes / down + compute + latency + up bytes / up`. All times are counted from the dispatch, so that
+who is in time does not depend on how large the clock has grown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lanterne.fleet.device import Device, Draw, Floats, TimeLeft, Work
 class Job(NamedTuple):
     """A request as a device sees it.
 
-    Args:
+    Attributes:
         down: bytes to the device.
         work: its units.
         up: bytes from the device if it stops after so many units; None asks for the whole reply.
@@ -104,7 +104,7 @@ def _upload(device: Device, job: Job, units: int | None) -> float:
 
 
 def _units_in_time(device: Device, job: Job, downloaded: float, finished: Floats) -> int:
-    """The most units that still arrive in time: both the work and the upload grow with them, so a bisection finds them."""
+    """The most units that still arrive in time: the work and the upload grow with them, so a bisection finds them."""
 
     def fits(k: int) -> bool:
         end = downloaded + (float(finished[k - 1]) if k else 0.0)

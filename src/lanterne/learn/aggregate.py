@@ -1,4 +1,7 @@
-"""How many updates become one. Updates are deltas `w' - w` everywhere: this alone makes degenerate cases equal to the bit."""
+"""How many updates become one.
+
+Updates are deltas `w' - w` everywhere: this alone makes degenerate cases equal to the bit.
+"""
 
 from __future__ import annotations
 

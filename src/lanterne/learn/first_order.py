@@ -35,7 +35,14 @@ def sgd_step(
 
 
 def local_sgd(
-    task: Task, view: ParamView, w: Tensor, x: Tensor, y: Tensor, lr: float, momentum: float = 0.0, m: Tensor | None = None
+    task: Task,
+    view: ParamView,
+    w: Tensor,
+    x: Tensor,
+    y: Tensor,
+    lr: float,
+    momentum: float = 0.0,
+    m: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Several steps, one per batch.
 

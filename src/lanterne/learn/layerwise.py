@@ -1,8 +1,8 @@
 """Training while a budget lasts: the backward pass stops at a block, and what it reached is kept.
 
-In a simulation the depth is known: the unreached blocks run without a graph and the suffix is differentiated in one call.
-On a device the pass goes block by block and asks the clock before each. Reached blocks are bit-identical to the full
-pass in both.
+In a simulation the depth is known: the unreached blocks run without a graph and the suffix is differentiated in one
+call. On a device the pass goes block by block and asks the clock before each. Reached blocks are bit-identical to the
+full pass in both.
 """
 
 from __future__ import annotations
@@ -71,7 +71,14 @@ def truncated_gradient(task: Task, w: Tensor, x: Tensor, y: Tensor, budget: Cloc
 
 
 def budgeted_sgd(
-    task: Task, w: Tensor, x: Tensor, y: Tensor, lr: float, budget: Budget, momentum: float = 0.0, m: Tensor | None = None
+    task: Task,
+    w: Tensor,
+    x: Tensor,
+    y: Tensor,
+    lr: float,
+    budget: Budget,
+    momentum: float = 0.0,
+    m: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, int]:
     """Local steps until the budget ends: whole steps move every block, the interrupted one only the blocks it reached.
 

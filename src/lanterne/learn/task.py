@@ -1,7 +1,7 @@
 """A task knows the model, the loss, and how gradients are taken where it runs.
 
-The loop executor differentiates leaf views of the flat vector in place, the batched one transforms functions under vmap.
-Handlers ask the task, and the executor that made it has chosen the form.
+The loop executor differentiates leaf views of the flat vector in place, the batched one transforms functions under
+vmap. Handlers ask the task, and the executor that made it has chosen the form.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Task:
             `[view.size]`.
         """
         if self.functional:
-            return grad(lambda v: self.loss(self.predict(view, v, x), y))(w)
+            return grad(lambda v: self.loss(self.predict(view, v, x), y))(w)  # type: ignore[no-any-return]
         return flatten(self._gradients(view, self._leaves(view, w), x, y))
 
     def descend_(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor, lr: float) -> Tensor:

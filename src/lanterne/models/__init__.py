@@ -5,4 +5,15 @@ from lanterne.models.initial import initial_weights
 from lanterne.models.stack import LayerStack
 from lanterne.models.view import ParamView, full, prefix, reached, suffix
 
-__all__ = ["BlockCost", "LayerStack", "ParamView", "block_costs", "describe", "full", "initial_weights", "prefix", "reached", "suffix"]
+__all__ = [
+    "BlockCost",
+    "LayerStack",
+    "ParamView",
+    "block_costs",
+    "describe",
+    "full",
+    "initial_weights",
+    "prefix",
+    "reached",
+    "suffix",
+]

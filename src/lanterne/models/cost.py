@@ -1,4 +1,4 @@
-"""What a block costs, derived from the model itself: its shapes are run once on the `meta` device under PyTorch's FLOP counter.
+"""What a block costs, derived from the model: its shapes are run on the `meta` device under a FLOP counter.
 
 FLOPs are those of products and convolutions, 2 per multiply-add, which is what `torch.utils.flop_counter` counts.
 """
@@ -22,8 +22,8 @@ _BATCH = 2
 class BlockCost(NamedTuple):
     """The cost of one block for one sample.
 
-    `forward`, `weight_gradient` and `input_gradient` are FLOPs; `output` is bytes of what it gives; `saved` is bytes that
-    its forward pass keeps for the backward pass; `parameters` is their number.
+    `forward`, `weight_gradient` and `input_gradient` are FLOPs; `output` is bytes of what it gives; `saved` is bytes
+    that its forward pass keeps for the backward pass; `parameters` is their number.
     """
 
     forward: float
@@ -103,4 +103,6 @@ def _backward(y: Tensor, wanted: list[Tensor]) -> float:
 
 def describe(stack: LayerStack, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
     """The costs as rows for a table: one plain dictionary per block."""
-    return [{"block": name, **cost._asdict()} for name, cost in zip(stack.names, block_costs(stack, dtype), strict=True)]
+    return [
+        {"block": name, **cost._asdict()} for name, cost in zip(stack.names, block_costs(stack, dtype), strict=True)
+    ]

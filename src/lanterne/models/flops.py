@@ -1,7 +1,7 @@
 """A FLOP counter for products and convolutions, by PyTorch's own formulas.
 
-`torch.utils.flop_counter.FlopCounterMode` attributes FLOPs to modules through backward hooks, which fail on a leaf input that wants a
-gradient; here only the sum is wanted.
+`torch.utils.flop_counter.FlopCounterMode` attributes FLOPs to modules through backward hooks, which fail on a leaf
+input that wants a gradient; here only the sum is wanted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts while it is entered; `total` is the number of FLOPs, 2 per multiply-add.
 
     Examples:
@@ -25,12 +25,16 @@ class FlopCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Any,  # noqa: ANN401
+        types: Sequence[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
         """Run an operator and count it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)

@@ -17,14 +17,15 @@ from lanterne.models.view import ParamView
 from lanterne.tree import Shape, flatten
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_Workplace = tuple[list[nn.Module], list[list[tuple[dict[str, Tensor], str]]]]
 
 
 class LayerStack:
     """An `nn.Sequential` as it is, read as an ordered list of named blocks; names never change.
 
-    A child with parameters opens a block and gives it its name. A child without parameters (an activation, a pooling) and
-    a normalisation join the block before them, so that a block is what a paper calls a layer. A residual network is a
-    Sequential whose children are its residual blocks.
+    A child with parameters opens a block and gives it its name. A child without parameters (an activation, a pooling)
+    and a normalisation join the block before them, so that a block is what a paper calls a layer. A residual network is
+    a Sequential whose children are its residual blocks.
 
     The parameters of all blocks, in order, are one flat vector `w`; block `i` is `w[edges[i]:edges[i+1]]`. The stack
     itself holds no weights that matter: whoever calls it brings them.
@@ -60,17 +61,21 @@ class LayerStack:
             else:
                 head.append(name)
         if not groups:
-            raise ModelError("This model has no parameters, so there is nothing to train. Give it a layer with weights.")
+            raise ModelError("This model has no parameters: there is nothing to train. Give it a layer with weights.")
         self._modules = {name: i for i, (name, _) in enumerate(children)}
         self.groups: tuple[tuple[int, ...], ...] = tuple(tuple(self._modules[n] for n in g) for g in groups)
-        self.names: tuple[str, ...] = tuple(next(n for n in g if any(True for _ in self.net[self._modules[n]].parameters())) for g in groups)
+        self.names: tuple[str, ...] = tuple(
+            next(n for n in g if any(True for _ in self.net[self._modules[n]].parameters())) for g in groups
+        )
         owner = {name: b for b, group in enumerate(groups) for name in group}
         by_block: list[list[str]] = [[] for _ in groups]
         for name, _ in self.net.named_parameters():
             by_block[owner[name.split(".")[0]]].append(name)
         self.parameters: tuple[tuple[str, ...], ...] = tuple(map(tuple, by_block))
         tensors = dict(self.net.named_parameters())
-        self.shapes: tuple[tuple[Shape, ...], ...] = tuple(tuple(tuple(tensors[n].shape) for n in names) for names in by_block)
+        self.shapes: tuple[tuple[Shape, ...], ...] = tuple(
+            tuple(tuple(tensors[n].shape) for n in names) for names in by_block
+        )
         sizes = [sum(math.prod(s) for s in shapes) for shapes in self.shapes]
         self.edges: tuple[int, ...] = tuple(sum(sizes[:i]) for i in range(len(sizes) + 1))
         # The modules without any tensor: cheap to copy per thread, and inside a transform too.
@@ -136,9 +141,9 @@ class LayerStack:
         return x
 
     @property
-    def _workplace(self) -> tuple[list[nn.Module], list[list[tuple[dict[str, Tensor], str]]]]:
-        """This thread's copy of the modules, and where their parameters are written: slots that hold views, not copies."""
-        found: tuple[list[nn.Module], list[list[tuple[dict[str, Tensor], str]]]] | None = getattr(self._thread, "workplace", None)
+    def _workplace(self) -> _Workplace:
+        """This thread's copy of the modules, and where their parameters are written; slots hold views, not copies."""
+        found: _Workplace | None = getattr(self._thread, "workplace", None)
         if found is None:
             net = copy.deepcopy(self._skeleton)
             slots: list[list[tuple[dict[str, Tensor], str]]] = []
@@ -159,5 +164,6 @@ class LayerStack:
             return tuple(self.forward(leaves, x).shape[1:])
         except (RuntimeError, ValueError, IndexError) as error:
             raise ModelError(
-                f"This model cannot take samples of shape {self.sample_shape}: {error} Give a model whose first layer fits the data."
+                f"This model cannot take samples of shape {self.sample_shape}: {error} "
+                "Give a model whose first layer fits the data."
             ) from error

@@ -32,7 +32,7 @@ def check_modules(net: nn.Module) -> None:
         where = f"Layer {name!r} ({type(module).__name__})"
         if isinstance(module, _BATCH_NORMS) and any(True for _ in module.buffers()):
             raise ModelError(
-                f"{where} keeps running statistics, which are not parameters: averaging clients would mix them silently. "
+                f"{where} keeps running statistics, which are not parameters: averaging would mix them silently. "
                 "Use nn.GroupNorm, or this layer with track_running_stats=False."
             )
         if isinstance(module, _DROPOUTS) and float(getattr(module, "p", 0.0)) > 0.0:
@@ -50,8 +50,11 @@ def check_modules(net: nn.Module) -> None:
     for name, parameter in net.named_parameters(remove_duplicate=False):
         if names[id(parameter)] != name:
             raise ModelError(
-                f"{name!r} and {names[id(parameter)]!r} are one parameter in two places, which a cut or a deadline would tear apart. "
-                "Give each its own."
+                f"{name!r} and {names[id(parameter)]!r} are one parameter in two places, "
+                "which a cut or a deadline would tear apart. Give each its own."
             )
         if not parameter.requires_grad:
-            raise ModelError(f"{name!r} is frozen (requires_grad=False); lanterne trains every parameter. Leave it out or unfreeze it.")
+            raise ModelError(
+                f"{name!r} is frozen (requires_grad=False); lanterne trains every parameter. "
+                "Leave it out or unfreeze it."
+            )

@@ -1,4 +1,7 @@
-"""The executor of stacked clients: calls of equal signature become one call under vmap. For small models, and for GPUs."""
+"""The executor of stacked clients: calls of equal signature become one call under vmap.
+
+For small models, and for GPUs.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ class Batched(Loop):
             for i, j in enumerate(jobs):
                 groups.setdefault(j.signature, []).append(i)
             chunks = [chunk for group in groups.values() for chunk in self._chunks(jobs, group)]
-            for chunk, results in zip(chunks, self.map(lambda c: self._group([jobs[i] for i in c]), chunks), strict=True):
+            computed = self.map(self._group, [[jobs[i] for i in chunk] for chunk in chunks])
+            for chunk, results in zip(chunks, computed, strict=True):
                 for i, result in zip(chunk, results, strict=True):
                     done(wave[i], result)
             left = [node for node in left if node.value is None]
@@ -74,12 +78,14 @@ class Batched(Loop):
         def call(state: dict[str, Tensor], arrays: dict[str, Tensor], x: Tensor, y: Tensor, key: Tensor) -> Result:
             return head.function(self.stacked, dict(state), Inbox(arrays, head.config), Local(x, y, key, head.budget))
 
+        stacked = vmap(call, in_dims=(state_dims, array_dims, 0, 0, 0))
         try:
-            after, out = vmap(call, in_dims=(state_dims, array_dims, 0, 0, 0))(state, arrays, self.x[rows], self.y[rows], keys)
+            after, out = stacked(state, arrays, self.x[rows], self.y[rows], keys)
         except LanterneError:
             raise
         except Exception as error:
-            raise HandlerError(f"The handler {head.handler!r} failed for {len(jobs)} stacked clients: {type(error).__name__}: {error}") from error
+            why = f"{type(error).__name__}: {error}"
+            raise HandlerError(f"The handler {head.handler!r} failed for {len(jobs)} stacked clients: {why}") from error
         return [({n: v[i] for n, v in after.items()}, {n: v[i] for n, v in out.items()}) for i in range(len(jobs))]
 
 

@@ -105,5 +105,6 @@ class Call:
         return Units(self.units)
 
 
-#: Handler, config, state spec, input spec, steps, units: calls with equal signatures are one computation on other numbers.
+#: Handler, config, state spec, input spec, steps, units: calls with equal signatures are one computation on other
+#: numbers.
 Signature = tuple[str, tuple[tuple[str, object], ...], Spec, Spec, int, "int | None"]

@@ -6,6 +6,7 @@ The thresholds were calibrated by `python benchmarks/executors.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lanterne.models import BlockCost
 from lanterne.runtime.batched import Batched
@@ -13,14 +14,15 @@ from lanterne.runtime.loop import Loop
 
 EXECUTORS: dict[str, type[Loop]] = {"loop": Loop, "batched": Batched}
 
-#: Above these the stacked form loses on a CPU: parameters of the model, and FLOPs of one client's forward pass of a batch.
+#: Above these the stacked form loses on a CPU: parameters of the model, and FLOPs of one client's forward pass of a
+#: batch.
 CPU_PARAMETERS = 30_000
 CPU_FORWARD_FLOPS = 2_000_000
 #: Below this many clients a round stacking does not earn back what it costs.
 CPU_CLIENTS = 8
 
 
-def choose_executor(costs: Sequence[BlockCost], batch: int, clients: int, device: str) -> str:
+def choose_executor(costs: Sequence[BlockCost], batch: int, clients: int, device: str) -> Literal["loop", "batched"]:
     """The executor for a model on a kind of device.
 
     Args:
@@ -34,5 +36,6 @@ def choose_executor(costs: Sequence[BlockCost], batch: int, clients: int, device
     """
     if not device.startswith("cpu"):
         return "batched"
-    small = sum(c.parameters for c in costs) <= CPU_PARAMETERS and sum(c.forward for c in costs) * batch <= CPU_FORWARD_FLOPS
+    parameters, flops = sum(c.parameters for c in costs), sum(c.forward for c in costs) * batch
+    small = parameters <= CPU_PARAMETERS and flops <= CPU_FORWARD_FLOPS
     return "batched" if small and clients >= CPU_CLIENTS else "loop"

@@ -1,4 +1,7 @@
-"""The half of the simulator that knows time: events, lanes, devices and their books. No number is known here, only shapes."""
+"""The half of the simulator that knows time: events, lanes, devices and their books.
+
+No number is known here, only shapes.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,8 @@ class VirtualClock:
                 back = min(back, self.fleet.devices[c].returns(earliest))
             if math.isinf(back):
                 raise FleetError(
-                    f"After {self.now:g} s no client of this fleet can ever be reached again. Give its devices later times in 'available'."
+                    f"After {self.now:g} s no client of this fleet can ever be reached again. "
+                    "Give its devices later times in 'available'."
                 )
             while self.before(back):
                 self.step()
@@ -127,7 +131,11 @@ class VirtualClock:
             return self.pricing.reply(self._signature(call, state, arrays, units)).nbytes
 
         t = timing(device, Priced(nbytes(arrays), call.work, up, q.deadline, q.stop), draw, self.now - call.sent)
-        call.downloaded, call.useful, call.computed = call.sent + t.downloaded, call.sent + t.useful, call.sent + t.computed
+        call.downloaded, call.useful, call.computed = (
+            call.sent + t.downloaded,
+            call.sent + t.useful,
+            call.sent + t.computed,
+        )
         call.arrived, call.units = call.sent + t.arrived, t.units
         call.outcome = "complete" if t.units is None else "partial"
         lost = self._lost_at(client, call, draw)
@@ -177,7 +185,7 @@ class VirtualClock:
         return settled
 
     def settle_lost(self, call: Call) -> list[Call]:
-        """What a call was to take in, or the state that it was to find, will never be: it is lost, and so is all after it."""
+        """What a call was to take in, or the state that it was to find, will never be: it and all after it are lost."""
         settled, todo = [], [call]
         while todo:
             c = todo.pop()

@@ -34,7 +34,7 @@ class SimulatedCohort:
         return self._simulator.clock.reachable()
 
     def sample(self, n: int | None, key: int) -> tuple[int, ...]:
-        """`n` clients at random without repetition, ascending; all of them where `n` is None or exceeds their number."""
+        """`n` clients at random without repetition, ascending; all where `n` is None or exceeds their number."""
         return sample(self.clients, n, key)
 
     def facts(self, client: int) -> Facts:
@@ -53,11 +53,13 @@ class SimulatedCohort:
     def reach(self, request: Request) -> Sequence[float]:
         """For each unit of a request's work, the probability that it is done by the request's deadline."""
         client, job = self._job(request)
-        return reach(self._simulator.fleet.devices[client], job).tolist()
+        return [float(chance) for chance in reach(self._simulator.fleet.devices[client], job)]
 
     def _job(self, q: Request) -> tuple[int, Job]:
         if isinstance(q.to, tuple) or any(isinstance(a, Output) for a in q.arrays.values()):
-            raise ProtocolError("Only a request to a client whose arrays are all known can be asked about before it is sent.")
+            raise ProtocolError(
+                "Only a request to a client whose arrays are all known can be asked about before it is sent."
+            )
         arrays: dict[str, Tensor] = {n: a for n, a in q.arrays.items() if not isinstance(a, Output)}
         s, client = self._simulator, q.to
         down, state = spec_of(arrays), spec_of(s.numerics.states.get(client, {}))

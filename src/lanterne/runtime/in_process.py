@@ -59,7 +59,10 @@ class Flight:
 
 
 class InProcessCohort:
-    """What an algorithm is told of the fleet here: no clock model, all clients alike. See `lanterne.protocol.Cohort`."""
+    """What an algorithm is told of the fleet here: no clock model, all clients alike.
+
+    See `lanterne.protocol.Cohort`.
+    """
 
     def __init__(self, runtime: InProcess) -> None:
         self._runtime = runtime
@@ -68,7 +71,7 @@ class InProcessCohort:
         self.clients: Sequence[int] = [c for c in range(len(runtime.streams)) if c not in runtime.gone]
 
     def sample(self, n: int | None, key: int) -> tuple[int, ...]:
-        """`n` clients at random without repetition, ascending; all of them where `n` is None or exceeds their number."""
+        """`n` clients at random without repetition, ascending; all where `n` is None or exceeds their number."""
         return sample(self.clients, n, key)
 
     def facts(self, client: int) -> Facts:
@@ -80,9 +83,9 @@ class InProcessCohort:
         times = self._runtime.measured.get((request.to, request.handler), [])
         return sum(times) / len(times) if times else 0.0
 
-    def reach(self, request: Request) -> None:
-        """Unknown: there is no clock model of real devices."""
-        del request
+    def reach(self, request: Request) -> Sequence[float] | None:
+        """Certain without a deadline; unknown with one, for there is no clock model of real devices."""
+        return [1.0] * sum(p.last - p.first for p in request.passes) if math.isinf(request.deadline) else None
 
 
 class InProcess:
@@ -93,13 +96,20 @@ class InProcess:
         executor: calls the handlers; its threads are not used.
         streams: which rows a client reads.
         seed: of the run.
-        on_error: `raise` ends the round with a handler's error, as is right for one's own code; `fail` makes it a reply with
-            the outcome `failed`, as a fleet would.
+        on_error: `raise` ends the round with a handler's error, as is right for one's own code; `fail` makes it a reply
+            with the outcome `failed`, as a fleet would.
         gone: clients that have left: what is sent to them is lost. May change at any time.
     """
 
     def __init__(
-        self, algorithm: Algorithm[Any], executor: Loop, streams: Streams, *, seed: int = 0, on_error: str = "raise", gone: set[int] | None = None
+        self,
+        algorithm: Algorithm[Any],
+        executor: Loop,
+        streams: Streams,
+        *,
+        seed: int = 0,
+        on_error: str = "raise",
+        gone: set[int] | None = None,
     ) -> None:
         self.handlers, self.executor, self.streams, self.seed = algorithm.handlers, executor, streams, seed
         self.on_error, self.gone = on_error, gone if gone is not None else set()
@@ -177,7 +187,9 @@ class InProcess:
             thread.start()
         self._queues[to].put(flight)
 
-    def _settle(self, flight: Flight, outcome: Outcome, value: Mapping[str, Tensor] | None = None, error: str | None = None) -> None:
+    def _settle(
+        self, flight: Flight, outcome: Outcome, value: Mapping[str, Tensor] | None = None, error: str | None = None
+    ) -> None:
         if flight.outcome is not None or flight.cancelled:
             return
         flight.outcome, flight.value, flight.error, flight.at = outcome, value or {}, error, self.now
@@ -227,7 +239,9 @@ class InProcess:
                 self._cancel(f)
         for f in taken:
             f.claimed = True
-        return [Reply(f.request, f.at, f.outcome or "lost", f.value, f.error) for f in sorted(taken, key=lambda f: f.seq)]
+        return [
+            Reply(f.request, f.at, f.outcome or "lost", f.value, f.error) for f in sorted(taken, key=lambda f: f.seq)
+        ]
 
     # ------------------------------------------------------------------ an address's thread
     def _serve(self, to: Address) -> None:

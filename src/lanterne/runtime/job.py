@@ -19,7 +19,8 @@ Result = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 class Job(NamedTuple):
     """One call of a handler, complete.
 
-    `rows` are those of the resident training data, `[steps, batch]`; equal signatures have equal shapes, config and units.
+    `rows` are those of the resident training data, `[steps, batch]`; equal signatures have equal shapes, config and
+    units.
     """
 
     to: Address

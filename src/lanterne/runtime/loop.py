@@ -17,7 +17,9 @@ from lanterne.runtime.job import Job, Result
 
 
 class Loop:
-    """One client per core. Each call starts as soon as its own inputs are there; results do not depend on the number of threads.
+    """One client per core.
+
+    Each call starts as soon as its own inputs are there; results do not depend on the number of threads.
 
     Args:
         task: the model and the loss.
@@ -46,7 +48,8 @@ class Loop:
         except LanterneError:
             raise
         except Exception as error:
-            raise HandlerError(f"The handler {job.handler!r} of {job.to} failed: {type(error).__name__}: {error}") from error
+            why = f"{type(error).__name__}: {error}"
+            raise HandlerError(f"The handler {job.handler!r} of {job.to} failed: {why}") from error
 
     def run(self, nodes: Sequence[Any], job: Callable[[Any], Job], done: Callable[[Any, Result], None]) -> None:
         """Compute calls that are in an order in which none needs a later one."""

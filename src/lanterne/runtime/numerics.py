@@ -1,4 +1,4 @@
-"""The half of the simulator that knows numbers: what has started is computed when something of it is needed, not before."""
+"""The half of the simulator that knows numbers: what has started is computed when something of it is needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Numerics:
         unread_bytes: bound on the replies that are computed before anybody asked for them.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], executor: Executor, streams: Streams, seed: int, unread_bytes: int) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], executor: Executor, streams: Streams, seed: int, unread_bytes: int
+    ) -> None:
         self.handlers, self.executor, self.streams, self.seed = handlers, executor, streams, seed
         self.unread_bytes = unread_bytes
         self.states: dict[Address, Mapping[str, Tensor]] = {}
@@ -42,7 +44,7 @@ class Numerics:
         return previous.state_spec
 
     def need(self, missing: list[Call]) -> None:
-        """Compute these calls, and everything else that has started as long as the unread replies stay within their bound."""
+        """Compute these calls, and all else that has started as long as the unread replies stay within their bound."""
         if not missing:
             return
         wanted: dict[Call, None] = {}
@@ -60,7 +62,10 @@ class Numerics:
         self._compute(wanted)
 
     def settle_states(self) -> None:
-        """Compute what has arrived and changed a state that nobody has read yet, so that a checkpoint between rounds changes nothing."""
+        """Compute what has arrived and changed a state that nobody has read yet.
+
+        So a checkpoint between two rounds changes nothing.
+        """
         wanted: dict[Call, None] = {}
         _closure([c for c in self.pending if c.ended and c.state_spec], wanted)
         self._compute(wanted)
@@ -120,8 +125,9 @@ class Numerics:
         state, out = result
         if spec_of(out) != call.spec or spec_of(state) != call.state_spec:
             raise ProtocolError(
-                f"The handler {call.request.handler!r} of {call.request.to} gave {spec_of(out)} and the state {spec_of(state)}, "
-                f"but promised {call.spec} and {call.state_spec} when it was run on shapes. Shapes must not depend on values."
+                f"The handler {call.request.handler!r} of {call.request.to} gave {spec_of(out)} and the state "
+                f"{spec_of(state)}, but promised {call.spec} and {call.state_spec} when it was run on shapes. "
+                "Shapes must not depend on values."
             )
         call.state_before, self.states[call.request.to], call.value = self.states.get(call.request.to, {}), state, out
         self.unread += nbytes(call.spec)

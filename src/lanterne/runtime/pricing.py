@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -44,7 +45,12 @@ class Pricing:
     """
 
     def __init__(
-        self, handlers: Mapping[str, Handler], task: Task, batch: int, dtype: torch.dtype, sample: tuple[Shape, torch.dtype]
+        self,
+        handlers: Mapping[str, Handler],
+        task: Task,
+        batch: int,
+        dtype: torch.dtype,
+        sample: tuple[Shape, torch.dtype],
     ) -> None:
         self.handlers, self.task, self.batch, self.dtype, self.sample = handlers, task, batch, dtype, sample
         self.costs = block_costs(task.stack, dtype)
@@ -55,8 +61,8 @@ class Pricing:
     def work(self, passes: Sequence[Pass]) -> Work:
         """The units of some passes, priced for a whole batch.
 
-        The backward unit of block `b` is its parameters' gradient and the input gradient of block `b + 1`, through which it is
-        reached: a pass that stops after any unit has cost exactly the units before it.
+        The backward unit of block `b` is its parameters' gradient and the input gradient of block `b + 1`, through
+        which it is reached: a pass that stops after any unit has cost exactly the units before it.
         """
         key = tuple(passes)
         if key not in self._work:
@@ -97,7 +103,7 @@ class Pricing:
                 if p.kind == "backward":
                     held = sum(c.saved for c in blocks)
                 else:
-                    held = max((a.output + b.output for a, b in zip(blocks, blocks[1:], strict=False)), default=0)
+                    held = max((a.output + b.output for a, b in pairwise(blocks)), default=0)
                 working = max(working, held * self.batch)
             self._memory[key] = Memory(static * size, working)
         known = self._memory[key]
@@ -121,8 +127,9 @@ class Pricing:
                 raise
             except Exception as error:
                 raise ProtocolError(
-                    f"The handler {handler!r} cannot run on shapes alone ({type(error).__name__}: {error}). Time is decided before "
-                    "numbers are computed, so a handler must not read values (no .item(), no branch on a tensor)."
+                    f"The handler {handler!r} cannot run on shapes alone ({type(error).__name__}: {error}). "
+                    "Time is decided before numbers are computed, so a handler must not read values "
+                    "(no .item(), no branch on a tensor)."
                 ) from error
             spec = spec_of(out)
             self._replies[signature] = Reply(spec_of(after), spec, nbytes(spec))

@@ -1,5 +1,7 @@
-"""Performs effects on a virtual clock. Time first: when a reply arrives and what it holds follow from shapes and devices;
-tensors are computed at a `Gather` that gives one which is not known yet, and then everything else that has started.
+"""Performs effects on a virtual clock: time first, numbers second.
+
+When a reply arrives and what it holds follow from shapes and devices; tensors are computed at a `Gather` that gives one
+which is not known yet, and then everything else that has started.
 """
 
 from __future__ import annotations
@@ -13,7 +15,20 @@ import torch
 from lanterne.data import Streams
 from lanterne.errors import ProtocolError
 from lanterne.fleet import Fleet
-from lanterne.protocol import Address, Algorithm, Deadline, Dispatch, Effect, First, Gather, Output, Reply, Request, S, drive
+from lanterne.protocol import (
+    Address,
+    Algorithm,
+    Deadline,
+    Dispatch,
+    Effect,
+    First,
+    Gather,
+    Output,
+    Reply,
+    Request,
+    S,
+    drive,
+)
 from lanterne.runtime.call import Call
 from lanterne.runtime.clock import VirtualClock
 from lanterne.runtime.cohort import SimulatedCohort
@@ -79,8 +94,10 @@ class Simulator:
         return self.clock.timeline
 
     def round(self, algorithm: Algorithm[S], state: S) -> S:
-        """One server version. What is still under way stays; what arrived and was not gathered is dropped, its effect on
-        the state of its address is not.
+        """One server version.
+
+        What is still under way stays; what arrived and was not gathered is dropped, its effect on the state of its
+        address is not.
 
         Args:
             algorithm: whose round it is.
@@ -148,7 +165,9 @@ class Simulator:
             raise ProtocolError(f"There is no client {q.to}; the fleet has {len(self.fleet)}.")
         for name, array in q.arrays.items():
             if isinstance(array, Output) and array.request not in self.calls:
-                raise ProtocolError(f"{name!r} of {q.handler!r} is an output of a request that was not dispatched in this round.")
+                raise ProtocolError(
+                    f"{name!r} of {q.handler!r} is an output of a request that was not dispatched in this round."
+                )
 
     def _open(self, g: Gather) -> list[Call]:
         """The calls that a `Gather` is about."""
@@ -156,7 +175,9 @@ class Simulator:
             return [c for c in self.calls.values() if not c.claimed and not c.consumed and c.stage != "cancelled"]
         for q in g.of:
             if q not in self.calls:
-                raise ProtocolError(f"{q.handler!r} to {q.to} was gathered but never dispatched, or had ended in an earlier round.")
+                raise ProtocolError(
+                    f"{q.handler!r} to {q.to} was gathered but never dispatched, or had ended in an earlier round."
+                )
         return [c for c in (self.calls[q] for q in g.of) if not c.claimed and c.stage != "cancelled"]
 
     def _gather(self, g: Gather) -> list[Reply]:
@@ -186,5 +207,8 @@ class Simulator:
     def _why(self, call: Call) -> str | None:
         if call.outcome == "refused" and isinstance(call.request.to, int):
             memory = self.pricing.memory(call.request.passes, 0)
-            return f"needs {memory.static + memory.working} bytes of memory, has {self.fleet.devices[call.request.to].memory:g}"
+            return (
+                f"needs {memory.static + memory.working} bytes of memory, has "
+                f"{self.fleet.devices[call.request.to].memory:g}"
+            )
         return "the device reported an error" if call.outcome == "failed" else None

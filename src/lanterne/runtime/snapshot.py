@@ -1,7 +1,7 @@
-"""A simulator as plain data, and back: numbers, strings, tuples, dictionaries and tensors, shared tensors staying shared.
+"""A simulator as plain data, and back: numbers, strings, tuples, dictionaries and tensors; what is shared stays shared.
 
-Everything in flight is kept: requests, their recorded times, what was computed ahead with the state to roll back to, and what
-was not, which is computed after the restart.
+Everything in flight is kept: requests, their recorded times, what was computed ahead with the state to roll back to,
+and what was not, which is computed after the restart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from lanterne.tree import ArraySpec, Spec
 if TYPE_CHECKING:
     from lanterne.runtime.simulator import Simulator
 
-_PLAIN = ("seq", "sent", "round", "nth", "stage", "outcome", "start", "downloaded", "useful", "computed", "arrived", "units", "waits", "consumed", "claimed")
+_PLAIN = (
+    "seq", "sent", "round", "nth", "stage", "outcome", "start", "downloaded",
+    "useful", "computed", "arrived", "units", "waits", "consumed", "claimed",
+)  # fmt: skip
 
 
 def snapshot(simulator: Simulator) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         "sent": dict(simulator.sent),
         "states": {to: dict(simulator.numerics.states[to]) for to in sorted(simulator.numerics.states, key=_order)},
         "ledger": simulator.ledger.snapshot(),
-        "events": [(t, kind, seq) for t, kind, seq, call in sorted(simulator.clock.events, key=lambda e: e[:3]) if call.stage != "cancelled"],
+        "events": sorted((t, kind, seq) for t, kind, seq, call in simulator.clock.events if call.stage != "cancelled"),
         "calls": [_call(calls[seq], calls) for seq in sorted(calls)],
         "live": [call.seq for call in simulator.calls.values()],
         "tail": [(to, call.seq) for to, call in simulator.tail.items()],
@@ -86,7 +89,14 @@ def restore(simulator: Simulator, snap: dict[str, Any]) -> None:
 def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
     q = call.request
     by_request = {c.request: c.seq for c in calls.values()}
-    arrays = {n: ("output", by_request[a.request], a.name) if isinstance(a, Output) and a.request in by_request else a for n, a in q.arrays.items()}
+    arrays = {
+        n: ("output", by_request[a.request], a.name) if isinstance(a, Output) and a.request in by_request else a
+        for n, a in q.arrays.items()
+    }
+    signature = None
+    if call.signature is not None:
+        _, _, state, inbox, steps, units = call.signature
+        signature = (_plain(state), _plain(inbox), steps, units)
     return {
         **{name: getattr(call, name) for name in _PLAIN},
         "sources": {name: source.seq for name, source in call.sources.items()},
@@ -97,7 +107,7 @@ def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
         "state_before": None if call.state_before is None else dict(call.state_before),
         "spec": _plain(call.spec),
         "state_spec": _plain(call.state_spec),
-        "signature": None if call.signature is None else (_plain(call.signature[2]), _plain(call.signature[3]), call.signature[4], call.signature[5]),
+        "signature": signature,
         "request": {
             "to": q.to,
             # An output that was taken in already is known by its name alone: its value is in the past.
@@ -124,7 +134,8 @@ def _restored(simulator: Simulator, data: dict[str, Any], calls: dict[int, Call]
         else:
             arrays[name] = array
     passes = [Pass(*p) for p in r["passes"]]
-    q = Request(r["to"], r["handler"], arrays, r["config"], range(*r["batches"]), passes, r["deadline"], r["stop"], r["note"])
+    batches = range(*r["batches"])
+    q = Request(r["to"], r["handler"], arrays, r["config"], batches, passes, r["deadline"], r["stop"], r["note"])
     call = Call(data["seq"], q, simulator.pricing.work(passes), data["sent"], data["round"], data["nth"])
     for name in _PLAIN:
         setattr(call, name, data[name])

@@ -36,18 +36,21 @@ class Audit(Loop):
         """Compute each call in turn, under the FLOP counter."""
         for node in nodes:
             j, name = job(node), f"The handler {node.request.handler!r}"
-            before = digest({**{f"state {n}": t for n, t in j.state.items()}, **{f"inbox {n}": t for n, t in j.arrays.items()}})
+            before = _inputs(j)
             ambient = torch.get_rng_state()
             with FlopCounter() as counter:
                 state, out = self.one(j)
-            after = digest({**{f"state {n}": t for n, t in j.state.items()}, **{f"inbox {n}": t for n, t in j.arrays.items()}})
-            assert before == after, f"{name} changed its inputs. Work on a clone."
-            assert torch.equal(ambient, torch.get_rng_state()), f"{name} touched the global random generator. Draw from local.key."
+            assert before == _inputs(j), f"{name} changed its inputs. Work on a clone."
+            same = torch.equal(ambient, torch.get_rng_state())
+            assert same, f"{name} touched the global random generator. Draw from local.key."
             declared = self.declared(node)
             measured = counter.total
-            assert measured == declared, f"{name} did {measured} FLOPs in products and convolutions, but its passes declare {declared:.0f}."
+            assert measured == declared, (
+                f"{name} did {measured} FLOPs in products and convolutions, but its passes declare {declared:.0f}."
+            )
             real = sum(len(t.detach().contiguous().numpy().tobytes()) for t in out.values())
-            assert real == nbytes(node.spec) == nbytes(spec_of(out)), f"{name} sent {real} bytes, but promised {nbytes(node.spec)}."
+            promised = nbytes(node.spec)
+            assert real == promised == nbytes(spec_of(out)), f"{name} sent {real} bytes, but promised {promised}."
             done(node, (state, out))
 
     def declared(self, node: Any) -> float:  # noqa: ANN401
@@ -60,7 +63,13 @@ class Audit(Loop):
 
 
 def simulate(
-    make: Make, problem: Problem, fleet: Fleet, rounds: int, executor: type[Loop] = Loop, threads: int = 1, **options: object
+    make: Make,
+    problem: Problem,
+    fleet: Fleet,
+    rounds: int,
+    executor: type[Loop] = Loop,
+    threads: int = 1,
+    **options: object,
 ) -> tuple[torch.Tensor, Simulator]:
     """Run a few rounds and give the evaluated weights and the simulator.
 
@@ -91,8 +100,8 @@ def check_algorithm(make: Make, *, rounds: int = 4, renormalises: bool = True) -
     """Run an algorithm under everything that can happen, and hold its handlers to their word.
 
     Checked are: the state stays finite; every round ends, also when everybody is lost; an empty round changes nothing;
-    weights are renormalised over those who arrived; runs repeat to the bit; handlers are pure and do the FLOPs and send the bytes that
-    were declared, truncated passes included; every array that crosses a link has a category.
+    weights are renormalised over those who arrived; runs repeat to the bit; handlers are pure and do the FLOPs and send
+    the bytes that were declared, truncated passes included; every array that crosses a link has a category.
 
     Args:
         make: makes the algorithm of a model, `lambda stack: FedAvg(stack=stack, lr=0.1)`.
@@ -107,7 +116,9 @@ def check_algorithm(make: Make, *, rounds: int = 4, renormalises: bool = True) -
     assert bool(torch.isfinite(calm).all()), "The weights are not finite after a few calm rounds."
     assert not torch.equal(calm, problem.w), "Nothing was learned: the weights are those of the start."
     unknown = set(simulator.ledger.total.bytes) - set(CATEGORIES)
-    assert not unknown, f"Bytes without a category: {sorted(unknown)}. Name every array that crosses a link in the table 'traffic'."
+    assert not unknown, (
+        f"Bytes without a category: {sorted(unknown)}. Name every array that crosses a link in the table 'traffic'."
+    )
     again, _ = simulate(make, problem, fleet, rounds)
     assert torch.equal(calm, again), "Two equal runs gave different weights: something is drawn from no key."
     for what, changes in STORMS.items():
@@ -119,13 +130,15 @@ def check_algorithm(make: Make, *, rounds: int = 4, renormalises: bool = True) -
 
 
 def _check_empty(make: Make, problem: Problem, rounds: int) -> None:
-    for what, changes in (("everybody is lost", {"dropout": 1.0}), ("everybody fails", {"failure": 1.0}), ("nobody has the memory", {"memory": 1.0})):
+    storms = {"everybody is lost": "dropout", "everybody fails": "failure", "nobody has the memory": "memory"}
+    for what, number in storms.items():
+        changes: dict[str, Any] = {number: 1.0}
         w, _ = simulate(make, problem, uneven_fleet(**changes), rounds)
         assert torch.equal(w, problem.w), f"A round in which {what} changed the weights."
 
 
 def _check_renormalised(make: Make) -> None:
-    """Where all clients compute the same update, any of them alone must move the model as far as all of them together."""
+    """Where all clients compute the same update, any of them alone must move the model as far as all of them."""
     problem = tiny_problem(same=True)
     fleet = uneven_fleet()
     everybody, _ = simulate(make, problem, fleet, 1)
@@ -135,8 +148,14 @@ def _check_renormalised(make: Make) -> None:
     some, _ = simulate(make, problem, gone, 1)
     if torch.equal(some, problem.w):
         return  # A method that needs more arrivals than there are has not stepped yet.
-    error = float((everybody - some).norm()) / moved
-    assert error < 1e-9, f"With most clients lost the step is {float((some - problem.w).norm()) / moved:.3f} of the full one: weights are not renormalised over arrivals."
+    error, share = float((everybody - some).norm()) / moved, float((some - problem.w).norm()) / moved
+    assert error < 1e-9, (
+        f"With most clients lost the step is {share:.3f} of the full one: weights are not renormalised over arrivals."
+    )
+
+
+def _inputs(j: Job) -> str:
+    return digest({f"state {n}": t for n, t in j.state.items()} | {f"inbox {n}": t for n, t in j.arrays.items()})
 
 
 def finite(values: Sequence[float]) -> bool:

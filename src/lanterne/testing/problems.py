@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +68,12 @@ def tiny_cnn(classes: int = 3) -> LayerStack:
 
 
 def tiny_problem(
-    clients: int = 6, *, stack: LayerStack | None = None, same: bool = False, seed: int = 0, dtype: torch.dtype = torch.float64
+    clients: int = 6,
+    *,
+    stack: LayerStack | None = None,
+    same: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> Problem:
     """Gaussian classes, divided unequally over a few clients.
 
@@ -90,19 +97,19 @@ def tiny_problem(
     n = sum(sizes)
     data = Dataset("tiny", x[:n], y[:n], x[n:], y[n:], classes)
     edges = np.cumsum([0, *sizes])
-    rows = [np.arange(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    rows = [np.arange(a, b) for a, b in pairwise(edges)]
     return Problem(data, rows, stack, initial_weights(stack, seed, dtype), seed=seed)
 
 
-def uneven_fleet(clients: int = 6, **changes: object) -> Fleet:
+def uneven_fleet(clients: int = 6, **changes: Any) -> Fleet:
     """Devices of unlike speeds and links; times of a tiny problem are fractions of a second.
 
     Args:
         clients: how many.
         changes: fields of `Device` that are the same for all.
     """
-    devices = [
-        Device(**{"flops": 1e5 * (1 + c % 4), "down": 1e5, "up": 5e4 * (1 + c % 3), "latency": 0.001 * (c % 2), **changes})  # type: ignore[arg-type]
+    uneven: list[dict[str, Any]] = [
+        {"flops": 1e5 * (1 + c % 4), "down": 1e5, "up": 5e4 * (1 + c % 3), "latency": 0.001 * (c % 2)}
         for c in range(clients)
     ]
-    return Fleet(devices, seed=1)
+    return Fleet([Device(**numbers | changes) for numbers in uneven], seed=1)

@@ -14,8 +14,8 @@ def check_runtimes_match(
 ) -> None:
     """Run an algorithm in every executor and runtime, in float64.
 
-    The loop executor with one thread is the oracle. With more threads it has to agree to the bit, the batched one within the
-    tolerance; the real clock too, where the method's result does not depend on who is quick.
+    The loop executor with one thread is the oracle. With more threads it has to agree to the bit, the batched one
+    within the tolerance; the real clock too, where the method's result does not depend on who is quick.
 
     Args:
         make: makes the algorithm of a model.

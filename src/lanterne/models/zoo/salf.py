@@ -42,7 +42,10 @@ def salf_cnn(sample_shape: Shape, classes: int) -> nn.Sequential:
         ModelError: for samples that are no such images.
     """
     if len(sample_shape) != 3 or min(sample_shape[1:]) < 16:
-        raise ModelError(f"'salf-cnn' takes images of at least 16x16, not samples of shape {sample_shape}. Use 'salf-mlp' or 'resnet-small'.")
+        raise ModelError(
+            f"'salf-cnn' takes images of at least 16x16, not samples of shape {sample_shape}. "
+            "Use 'salf-mlp' or 'resnet-small'."
+        )
     channels, height, width = sample_shape
     left = ((height - 4) // 2 - 4) // 2 * (((width - 4) // 2 - 4) // 2)
     return nn.Sequential(
