@@ -15,6 +15,7 @@ from torch import nn
 from lanterne.data import Dataset
 from lanterne.errors import ConfigError
 from lanterne.experiment import Listener, Objects, parse_config, prepare, resume_experiment, run_experiment
+from lanterne.experiment.config import competitor
 from lanterne.fleet import Fleet
 from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm
@@ -170,15 +171,13 @@ def _competitors(
     if isinstance(algorithms, str):
         raise ConfigError(f"algorithms is {algorithms!r}. Give a list, as in [{algorithms!r}].")
     if not isinstance(algorithms, Mapping):
-        if all(isinstance(a, str) for a in algorithms):
-            return own, list(algorithms)
-        algorithms = {
-            (a if isinstance(a, str) else getattr(a, "__name__", type(a).__name__).lower()): a for a in algorithms
-        }
+        labels = [a if isinstance(a, str) else getattr(a, "__name__", type(a).__name__).lower() for a in algorithms]
+        algorithms = dict(zip(labels, algorithms, strict=True))
     tables: dict[str, Any] = {}
     for label, given in algorithms.items():
         if isinstance(given, str):
-            tables[label] = {} if given == label else {"algorithm": given}
+            table = competitor(given)[1]
+            tables[label] = table or ({} if label == given else {"algorithm": given})
         elif isinstance(given, Mapping):
             tables[label] = dict(given)
         else:

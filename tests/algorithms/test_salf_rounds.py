@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
 from lanterne.budget import Clock, Units
 from lanterne.fleet import Device, Draw, ExponentialLayers, Fleet, Job, Slower, Work, preset, timing
 from lanterne.learn import budgeted_sgd, local_sgd
-from lanterne.models import full
+from lanterne.models import LayerStack, full
 from lanterne.rng import fold
 from lanterne.runtime import Loop, Simulator
 from lanterne.testing import Problem, simulate, tiny_cnn, tiny_mlp, tiny_problem, uneven_fleet

@@ -86,7 +86,7 @@ def test_1_the_wrong_variant_an_interrupted_client_is_not_fedavg() -> None:
 
 def test_2_one_step_on_equal_shards_averages_gradients() -> None:
     problem = tiny_problem()
-    found, simulator = simulate(lambda s: Salf(stack=s, lr=0.3, weights="equal"), problem, uneven_fleet(), 1)
+    found, _ = simulate(lambda s: Salf(stack=s, lr=0.3, weights="equal"), problem, uneven_fleet(), 1)
     gradients = []
     for c in range(len(problem.rows)):
         rows = torch.from_numpy(problem.streams.rows(c, range(1)))[0]
@@ -162,7 +162,7 @@ def test_the_factor_is_capped_and_counted() -> None:
 def expectation(
     salf: Salf, law: Sequence[float], users: int, deltas: Tensor, statistic: Callable[[Tensor, Sequence[int]], Tensor]
 ) -> Tensor:
-    """The exact mean of a statistic over all depths of all users, drawn independently from one law: no Monte Carlo error."""
+    """The exact mean of a statistic over all depths of all users, drawn independently from one law: no sampling."""
     layers = len(salf.stack)
     q = [sum(law[layers - l :]) for l in range(layers)]  # noqa: E741
     p = [(1 - x) ** users for x in q]
@@ -180,7 +180,7 @@ DELTAS = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.5, 1.5], [-1.0, 4.0, 2.5], [0.7
 
 @pytest.mark.parametrize("rule", RULES)
 def test_6_expectation_of_every_rule(rule: Any) -> None:
-    """The corrected delta is unbiased; uncorrected it is (1 - p) of the mean; divided by all it is q of it; `ht` is unbiased."""
+    """Corrected, the delta is unbiased, as is `ht`; uncorrected it is (1 - p) of the mean, divided by all q of it."""
     salf = Salf(stack=stack_of(3), rule=rule, factor_cap=1e9)
     q = torch.tensor([sum(LAW[3 - l :]) for l in range(3)], dtype=torch.float64)  # noqa: E741
     p = (1 - q) ** 4

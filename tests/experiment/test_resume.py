@@ -1,4 +1,4 @@
-"""Killing a run at any moment and resuming it gives the same weights, rows and timeline, bit for bit, wall times excepted."""
+"""A run killed at any moment and resumed gives the same weights, rows and timeline to the bit, wall times excepted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ import os, signal, sys, json
 from pathlib import Path
 left = [int(sys.argv[3])]
 def count(event, args):
-    if event == "open" and isinstance(args[0], (str, os.PathLike)) and sys.argv[1] in str(args[0]) or event in ("os.rename", "os.truncate"):
+    opens = event == "open" and isinstance(args[0], (str, os.PathLike)) and sys.argv[1] in str(args[0])
+    if opens or event in ("os.rename", "os.truncate"):
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -83,7 +84,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("n", range(10))
 def test_killed_anywhere_and_resumed_is_the_same(whole: tuple[dict[str, Any], Path], n: int, tmp_path: Path) -> None:
-    """Ten kill points for each executor, twenty in all, drawn over everything that the run does to its files; some twice."""
+    """Ten kill points for each executor, drawn over everything that the run does to its files; some are hit twice."""
     config, expected = whole
     out = tmp_path / "run"
     chance = uniform(7, "kill", config["runtime"]["executor"], n)
@@ -167,7 +168,7 @@ def test_a_half_written_file_is_discarded(whole: tuple[dict[str, Any], Path], tm
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes fail after a while, as on a full disk; the message says how to go on; with room again the run ends as if nothing had been."""
+    """Writes fail after a while, and the message says how to go on; with room again the run ends as if nothing was."""
     expected, out = tmp_path / "expected", tmp_path / "run"
     prepared = prepare(parse_config(CONFIG))
     run_experiment(prepared, expected)

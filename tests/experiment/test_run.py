@@ -257,6 +257,20 @@ def test_everything_of_ones_own(tmp_path: Path) -> None:
     assert [r["accuracy"] for r in again.runs] == [r["accuracy"] for r in result.runs]
 
 
+def test_names_and_classes_may_be_mixed(tmp_path: Path) -> None:
+    class Mine(Salf):
+        pass
+
+    result = lanterne.run(["fedavg", "salf:rule=code", Mine], clients=4, rounds=1, model="salf-mlp", out=tmp_path / "run")
+    assert [r["algorithm"] for r in result.runs] == ["fedavg", "salf:rule=code", "mine"]
+
+
+def test_an_infinite_deadline_stays_one(tmp_path: Path) -> None:
+    run_experiment(prepare(parse_config(small(algorithms=["salf"], training={"deadline": math.inf}))), tmp_path / "run")
+    assert read_config(tmp_path / "run" / "config.toml").training.deadline == math.inf
+    assert prepare(read_config(tmp_path / "run" / "config.toml")).config.training.deadline == math.inf
+
+
 def test_a_model_whose_outputs_do_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\(7,\) numbers per sample, but the data has 10 classes"):
         lanterne.run(["fedavg"], model=nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), rounds=1)

@@ -34,7 +34,7 @@ def test_salf_without_time_changes_nothing() -> None:
 
 
 def test_salf_really_stops_and_sends_what_it_reached() -> None:
-    """The clock runs out after a number of blocks that the test decides; the reply is that suffix of the full gradient."""
+    """The clock runs out after as many blocks as the test decides; the reply is that suffix of the full gradient."""
     problem, depths = tiny_problem(3), {0: 3, 1: 1, 2: 0}
 
     class Slow(Loop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,7 +65,7 @@ def test_split_training_is_training_the_whole() -> None:
 # ---------------------------------------------------------------------------------------------------- time
 @pytest.mark.parametrize("tau", [1, 2, 4, 8, 16, 64])
 def test_overlap_follows_from_the_flow_of_data(tau: int) -> None:
-    """A round takes max(a + tau s, b) + s + d: activations, tau server steps beside the client's probe, the score, its way down."""
+    """A round takes max(a + tau s, b) + s + d: act, tau steps beside the client's probe, score, the way down."""
     problem = tiny_problem(1)
     fleet = Fleet([Device(flops=2e4, up=3e4, down=5e4, latency=0.002)], server=Server(flops=1e5))
     _, simulator = simulate(lambda s: ToyOverlap(s, tau=tau), problem, fleet, 1)
@@ -313,6 +314,31 @@ def test_clients_leave_and_come_back() -> None:
     for _ in range(3):
         simulator.round(lab, problem.w)
     assert seen == [[0, 1], [1], [0, 1]]
+
+
+def test_a_client_that_was_lost_comes_back() -> None:
+    fleet = replace(FLEET, devices=[replace(d, dropout=float(c == 4)) for c, d in enumerate(FLEET.devices)], rejoin=10.0, detection=1.0)
+    seen: list[tuple[float, bool, list[str]]] = []
+
+    def script(state: Any, cohort: Any) -> Any:
+        asked = [ask(0), ask(4)] if 4 in cohort.clients else [ask(0)]
+        replies = yield from exchange(asked)
+        seen.append((simulator.now, 4 in cohort.clients, [r.outcome for r in replies]))
+        return state
+
+    problem, lab = tiny_problem(5), Lab(script)
+    simulator = Simulator(lab, fleet, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64)
+    for _ in range(12):
+        simulator.round(lab, problem.w)
+    lost = seen[0][0] - 1.0
+    assert seen[0][1:] == (True, ["complete", "lost"])
+    assert 0.0 <= lost < 5.0
+    for before, now in itertools.pairwise(seen):
+        assert now[1] == (before[0] >= lost + 10.0)
+        if now[1]:
+            break
+    else:
+        pytest.fail("the client never came back")
 
 
 def test_time_passes_until_somebody_is_there_and_ends_when_nobody_ever_is() -> None:

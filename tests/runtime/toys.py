@@ -97,8 +97,9 @@ class ToySplit:
                 up = Request(
                     c, "forward", {} if i else {"w": state.client}, batches=batch, passes=[Pass("forward", 0, at)]
                 )
+                server = {} if i else {"w": state.server}
                 served = Request(
-                    ("server", c), "serve", {"act": up["act"], "labels": up["labels"], **({} if i else {"w": state.server})},
+                    ("server", c), "serve", {"act": up["act"], "labels": up["labels"], **server},
                     passes=[Pass("forward", at, n), Pass("backward", at, n, to_input=True)],
                 )  # fmt: skip
                 down = Request(c, "backward", {"grad": served["grad"]}, batches=batch, passes=[Pass("backward", 0, at)])
@@ -115,7 +116,7 @@ class ToySplit:
 
 @dataclass(frozen=True)
 class ToyOverlap:
-    """The shape of MU-SplitFed's round: the server works `tau` times on the first activation while the client goes on."""
+    """The shape of MU-SplitFed's round: the server works `tau` times on one activation while the client goes on."""
 
     stack: LayerStack
     cut: int = 1

@@ -168,6 +168,20 @@ def test_moving_in_an_empty_round_is_refused() -> None:
         check_algorithm(lambda s: Decays(stack=s, lr=0.3))
 
 
+def test_asking_for_ever_is_refused() -> None:
+    @dataclass(frozen=True, kw_only=True, config={"arbitrary_types_allowed": True})
+    class Stubborn(FedAvg):
+        def round(self, state: Any, cohort: Any) -> Any:
+            replies: list[Any] = []
+            while not replies:
+                asked = [Request(c, "train", {"w": state.w}, batches=range(1), passes=PASSES) for c in cohort.clients]
+                replies = usable((yield from exchange(asked)))
+            return replace(state, w=coverage_mean(state.w, [Update(full(self.stack), r["delta"], 1.0) for r in replies]))
+
+    with pytest.raises(AssertionError, match="does not end"):
+        check_algorithm(lambda s: Stubborn(stack=s, lr=0.3))
+
+
 def test_a_runtime_that_differs_is_noticed() -> None:
     class Unsteady(FedAvg):
         def train(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:

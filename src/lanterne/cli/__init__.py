@@ -12,7 +12,7 @@ from lanterne.cli.app import app
 from lanterne.cli.output import StoppedError, complain
 from lanterne.errors import InputError, LanterneError
 
-# Typer has brought its own copy of click since 0.26: its base classes are found through what it exports.
+# Recent versions of typer bring their own copy of click: its base classes are found through what it exports.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 

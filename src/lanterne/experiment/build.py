@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +96,7 @@ class Prepared:
     def executor(self, name: str | None = None) -> Loop:
         """A new executor, with its own threads."""
         kind = EXECUTORS[name or self.config.runtime.executor]
-        return kind(Task(self.stack), self.data.x, self.data.y, threads=self.config.runtime.threads or 1)
+        return kind(Task(self.stack), self.data.x, self.data.y, threads=self.config.runtime.threads)
 
     def simulator(self, label: str, world: World, executor: Loop, seed: int) -> Simulator:
         """A fresh simulator for one competitor."""
@@ -142,7 +141,7 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     first = make_world(config, objects, data, stack, config.seeds[0])
     timeless = _algorithms(config, objects, stack, None)
     deadline = resolve_deadline(config, timeless, stack, first.fleet, first.streams, first.w)
-    training = config.training.model_copy(update={"deadline": deadline if math.isfinite(deadline) else None})
+    training = config.training.model_copy(update={"deadline": deadline})
     config = config.model_copy(update={"training": training})
     return Prepared(config, objects, data, stack, _algorithms(config, objects, stack, deadline))
 

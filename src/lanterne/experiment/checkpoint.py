@@ -121,8 +121,11 @@ def save(path: Path, tree: object) -> None:
     """
     structure, tensors = encode(tree)
     partial = path.with_suffix(".partial")
-    # safetensors refuses an empty table on some versions.
-    save_file({**tensors, "_": torch.zeros(1)}, partial, metadata={_STRUCTURE: json.dumps(structure)})
+    try:
+        # safetensors refuses an empty table on some versions.
+        save_file({**tensors, "_": torch.zeros(1)}, partial, metadata={_STRUCTURE: json.dumps(structure)})
+    except SafetensorError as error:  # what its writer makes of a full disk
+        raise OSError(str(error)) from error
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from lanterne.data import Streams
 from lanterne.errors import ConfigError, FleetError
-from lanterne.experiment.config import Config
+from lanterne.experiment.config import Config, quantile
 from lanterne.fleet import Draw, Fleet, Job, SometimesSlower, UniformDepth, reach, timing
 from lanterne.fleet.device import Device
 from lanterne.learn import Task
@@ -57,7 +56,7 @@ def resolve_deadline(
     if isinstance(asked, int | float):
         deadline = float(asked)
     elif isinstance(asked, str):
-        q = _quantile(asked)
+        q = quantile(asked)
         deadline = max(float(np.quantile(_times(job, fleet), q, method="higher")) for job in jobs.values())
     else:
         deadline = max(_without_stragglers(job, fleet) for job in jobs.values())
@@ -132,21 +131,6 @@ def _without_stragglers(job: Job, fleet: Fleet) -> float:
     if not slow.any():
         slow = times > 2 * np.median(times)
     return float(times[~slow].max()) if not slow.all() else float(times.max())
-
-
-def _quantile(text: str) -> float:
-    value = math.nan
-    with suppress(ValueError):
-        if text.startswith("q"):
-            value = float(text[1:])
-        elif text.endswith("%"):
-            value = float(text.removesuffix("%")) / 100
-    if not 0 <= value <= 1:
-        raise ConfigError(
-            f"training.deadline is {text!r}. "
-            "Give seconds (0.5), or a quantile of the fleet's full-work times ('q0.5' or '50%')."
-        )
-    return value
 
 
 def _check_reachable(

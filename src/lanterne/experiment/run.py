@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -257,5 +258,5 @@ def _disk(out: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"Writing to {out} failed: {error.strerror or error}. Every finished round is safe; "
-            f"go on with 'lanterne resume {out}'."
+            f"go on with 'lanterne resume {shlex.quote(str(out))}'."
         ) from error

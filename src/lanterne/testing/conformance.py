@@ -12,13 +12,16 @@ import torch
 from lanterne.fleet import Fleet
 from lanterne.models import LayerStack
 from lanterne.models.flops import FlopCounter
-from lanterne.protocol import CATEGORIES, Algorithm
+from lanterne.protocol import CATEGORIES, Algorithm, Effect, Reply
 from lanterne.runtime import Loop, Simulator
 from lanterne.runtime.job import Job, Result
 from lanterne.testing.problems import Problem, tiny_problem, uneven_fleet
 from lanterne.tree import digest, nbytes, spec_of
 
 Make = Callable[[LayerStack], Algorithm[Any]]
+
+#: More effects than any round of a tiny problem has.
+MOST_EFFECTS = 10_000
 
 #: Fleets on which everything that can happen to a client happens.
 STORMS: dict[str, dict[str, Any]] = {
@@ -62,6 +65,25 @@ class Audit(Loop):
     simulator: Simulator
 
 
+class Watched(Simulator):
+    """A simulator that notices a round without end."""
+
+    effects = 0
+
+    def round(self, algorithm: Algorithm[Any], state: Any) -> Any:  # noqa: ANN401
+        """One round, its effects counted."""
+        self.effects = 0
+        return super().round(algorithm, state)
+
+    def perform(self, effect: Effect) -> list[Reply] | None:
+        """Perform one effect, if it is not one too many."""
+        self.effects += 1
+        assert self.effects <= MOST_EFFECTS, (
+            f"A round has had {MOST_EFFECTS} effects and does not end. End it when no reply is usable any more."
+        )
+        return super().perform(effect)
+
+
 def simulate(
     make: Make,
     problem: Problem,
@@ -85,7 +107,7 @@ def simulate(
     algorithm = make(problem.stack)
     runner = executor(problem.task, problem.data.x, problem.data.y, threads)
     try:
-        simulator = Simulator(algorithm, fleet, runner, problem.streams, dtype=problem.w.dtype, **options)  # type: ignore[arg-type]
+        simulator = Watched(algorithm, fleet, runner, problem.streams, dtype=problem.w.dtype, **options)  # type: ignore[arg-type]
         if isinstance(runner, Audit):
             runner.simulator = simulator
         state = algorithm.init(problem.w)
