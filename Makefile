@@ -50,10 +50,10 @@ clean:  ## remove everything that make made, except runs/
 # DATA is a folder that holds MNIST as train.parquet and test.parquet; see studies/first_evidence/README.md.
 evidence: .venv/installed  ## first evidence on MNIST, with DATA=folder: about 6 minutes on two cores, resumable
 	@test -n "$(DATA)" || { echo "say where MNIST is: make evidence DATA=path/to/mnist" >&2; exit 2; }
-	@for run in shards never_finish; do \
+	@for run in shards never_finish loaded; do \
 		if [ -d runs/evidence/$$run ]; then $(BIN)/lanterne resume runs/evidence/$$run || exit; \
 		else $(BIN)/lanterne run studies/first_evidence/$$run.toml --data "$(DATA)" --out runs/evidence/$$run || exit; fi; done
-	$(BIN)/python studies/collect.py studies/first_evidence runs/evidence/shards runs/evidence/never_finish
+	$(BIN)/python studies/collect.py studies/first_evidence runs/evidence/shards runs/evidence/never_finish runs/evidence/loaded
 
 # Two stamps, because the demo needs less than the tests.
 

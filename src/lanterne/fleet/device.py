@@ -170,32 +170,43 @@ class Device:
         """Whether the device can be reached at `t` seconds."""
         if self.available is None:
             return True
-        t = t % self.period if math.isfinite(self.period) else t
-        return any(start <= t < end for start, end in self.available)
+        phase = self._phase(t)
+        return any(start <= phase < end for start, end in self.available)
+
+    def _phase(self, t: float) -> float:
+        """The time that `available` speaks of."""
+        return t % self.period if math.isfinite(self.period) else t
 
     def leaves(self, t: float) -> float:
         """When a device that is online at `t` goes away; inf if never."""
         if self.available is None:
             return math.inf
-        base = t - t % self.period if math.isfinite(self.period) else 0.0
-        end = next(end for start, end in self.available if start <= t - base < end)
-        first, first_end = self.available[0]
-        if base + end >= base + self.period and first == 0.0:
-            whole = len(self.available) == 1 and end == self.period
-            return math.inf if whole else base + self.period + first_end
-        return base + end
+        phase, n = self._phase(t), len(self.available)
+        i = next(i for i, (start, end) in enumerate(self.available) if start <= phase < end)
+        turns = 0.0
+        for _ in range(n):  # times that follow each other without a gap are one
+            end, last = self.available[i][1], i + 1 == n
+            if (self.available[0][0] + self.period if last else self.available[i + 1][0]) != end:
+                return max(t, (t - phase) + turns + end)
+            i, turns = (i + 1) % n, turns + (self.period if last else 0.0)
+        return math.inf
 
     def returns(self, t: float) -> float:
         """When the device can be reached next, `t` at the earliest; inf if never again."""
         if self.online(t):
             return t
-        base = t - t % self.period if math.isfinite(self.period) else 0.0
-        later = [start for start, _ in self.available or () if base + start >= t]
-        if later:
-            return base + later[0]
-        if math.isfinite(self.period) and self.available:
-            return base + self.period + self.available[0][0]
-        return math.inf
+        phase = self._phase(t)
+        later = [start for start, _ in self.available or () if start >= phase]
+        if not later and math.isfinite(self.period) and self.available:
+            later = [self.period + self.available[0][0]]
+        if not later:
+            return math.inf
+        back = max(t, (t - phase) + later[0])
+        for _ in range(4):  # the sum may have been rounded to just before the device is there
+            if self.online(back):
+                return back
+            back = math.nextafter(back, math.inf)
+        return math.inf  # it is there for less than the clock can tell apart
 
     def finished(self, work: Work, draw: Draw) -> Floats:
         """Seconds from the start of the computation to the end of each unit."""

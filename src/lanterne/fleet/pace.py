@@ -86,7 +86,7 @@ class Loaded:
         needed = np.divide(steady, seconds, out=np.full_like(steady, np.inf), where=seconds > 0)
         if self.slowdown == 1.0:
             return left.allows(steady).astype(np.float64)
-        return np.clip((1.0 - needed) / (1.0 - low), 0.0, 1.0)
+        return np.where(steady > 0, np.clip((1.0 - needed) / (1.0 - low), 0.0, 1.0), left.allows(steady))
 
 
 @dataclass(frozen=True)

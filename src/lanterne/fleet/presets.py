@@ -166,13 +166,13 @@ class UniformDepthFleet(Preset):
             raise FleetError(f"The share of stragglers is {self.share}. Give a number from 0 to 1 (0.9 is 90 %).")
         if not 0 < self.within < math.inf:
             raise FleetError(f"within is {self.within} seconds. Give a number above 0.")
-        most = layers if self.maximum is None else self.maximum
-        if not self.minimum <= most <= layers:
-            raise FleetError(f"maximum is {most} layers. Give a number from minimum = {self.minimum} to {layers}.")
         if not 0 <= self.minimum <= layers:
             raise FleetError(
                 f"minimum is {self.minimum} layers, but the model has {layers}. Give a number from 0 to {layers}."
             )
+        most = layers if self.maximum is None else self.maximum
+        if not self.minimum <= most <= layers:
+            raise FleetError(f"maximum is {most} layers. Give a number from minimum = {self.minimum} to {layers}.")
         kinds = np.zeros(clients)
         kinds[generator(seed, "stragglers").permutation(clients)[: round(self.share * clients)]] = 1
         fast = UniformDepth(self.within, layers, layers)
@@ -204,13 +204,13 @@ def preset(name: str, **parameters: Any) -> Uniform | Stragglers | ExponentialLa
     for key, value in parameters.items():
         if key not in known:
             raise FleetError(f"The fleet {name!r} has no parameter {key!r}. {nearest(key, known)}")
-        field = known[key]
+        field, optional = known[key], key in ("machines", "maximum")
         if isinstance(field.default, str):
             choices = {"redraw": ("never", "round"), "load": ("constant", "varying")}[key]
             if value not in choices:
                 raise FleetError(f"{key} of the fleet {name!r} is {value!r}. {nearest(str(value), choices)}")
-        elif not (isinstance(value, int | float) and not isinstance(value, bool)) and not (
-            key in ("machines", "maximum") and value is None
-        ):
+        elif isinstance(value, bool) or not isinstance(value, int | float | None if optional else int | float):
             raise FleetError(f"{key} of the fleet {name!r} is {value!r}. Give a number.")
+        elif isinstance(value, float) and key in ("machines", "minimum", "maximum"):
+            raise FleetError(f"{key} of the fleet {name!r} is {value!r}. Give a whole number.")
     return kind(**parameters)

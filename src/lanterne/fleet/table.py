@@ -55,13 +55,19 @@ def _read(path: Path) -> dict[str, list[Any]]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        # Cells of a CSV file stay text: guessing would read a column of 10:20 as times of day.
+        options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
+        csv = path.suffix == ".csv"
+        table = pyarrow.csv.read_csv(path, convert_options=options) if csv else pyarrow.parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise FleetError(
             f"{path} cannot be read as a table of devices: {error}. Give a CSV or Parquet file with a header."
         ) from error
     if not table.num_rows:
         raise FleetError(f"{path} has no rows, so the fleet would be empty. Give one row a device.")
+    twice = [name for i, name in enumerate(table.column_names) if name in table.column_names[:i]]
+    if twice:
+        raise FleetError(f"{path} has two columns {twice[0]!r}, so it is not clear which one holds. Leave one out.")
     return {name: table[name].to_pylist() for name in table.column_names}
 
 
@@ -71,18 +77,18 @@ def _device(path: Path, columns: dict[str, list[Any]], row: int) -> Device:
         value = column[row]
         where = f"{path}, row {row + 1}, column {name!r}"
         if name == "tier":
-            values[name] = str(value) if value is not None else "device"
+            values[name] = "device" if value is None or value == "" else str(value)
         elif name == "available":
             values[name] = _windows(where, value)
         else:
             if value is None or value == "":
                 raise FleetError(f"{where} is empty. Give a number, or leave the whole column out for the default.")
             try:
-                values[name] = float(value)
+                values[name] = math.nan if isinstance(value, bool) else float(value)
             except (TypeError, ValueError):
                 raise FleetError(f"{where} is {value!r}. Give a number.") from None
             if math.isnan(values[name]):
-                raise FleetError(f"{where} is not a number (NaN). Give one.")
+                raise FleetError(f"{where} is {value!r}, which is not a number. Give one.")
     try:
         return Device(**values)
     except FleetError as error:

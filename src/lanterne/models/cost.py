@@ -5,6 +5,7 @@ FLOPs are those of products and convolutions, 2 per multiply-add, which is what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def block_costs(stack: LayerStack, dtype: torch.dtype = torch.float32) -> tuple[
         One entry per block, in order.
 
     Raises:
-        ModelError: if the model cannot take the data's samples.
+        ModelError: if the model cannot take the data's samples, or a block leaves a parameter or its input unused.
 
     Examples:
         >>> from torch import nn
@@ -77,8 +78,9 @@ def block_costs(stack: LayerStack, dtype: torch.dtype = torch.float32) -> tuple[
         h = x.detach().requires_grad_()
         with FlopCounter() as forward, saved_tensors_hooks(pack, lambda t: t):
             y = stack.forward(leaves, h, b, b + 1)
-        both = _backward(y, [*leaves, h])
-        weights = _backward(stack.forward(leaves, x.detach(), b, b + 1), leaves)
+        both, gradients = _backward(y, [*leaves, h])
+        _check_used(stack, b, [g is not None for g in gradients])
+        weights, _ = _backward(stack.forward(leaves, x.detach(), b, b + 1), leaves)
         costs.append(
             BlockCost(
                 forward=forward.total / _BATCH,
@@ -93,12 +95,27 @@ def block_costs(stack: LayerStack, dtype: torch.dtype = torch.float32) -> tuple[
     return tuple(costs)
 
 
-def _backward(y: Tensor, wanted: list[Tensor]) -> float:
+def _backward(y: Tensor, wanted: list[Tensor]) -> tuple[float, Sequence[Tensor | None]]:
     if not y.requires_grad:
-        raise ModelError("A block of this model does not depend on its parameters. Leave it out.")
+        return 0.0, [None] * len(wanted)
     with FlopCounter() as mode:
-        torch.autograd.grad(y, wanted, torch.empty_like(y), allow_unused=True)
-    return float(mode.total)
+        gradients = torch.autograd.grad(y, wanted, torch.empty_like(y), allow_unused=True)
+    return float(mode.total), gradients
+
+
+def _check_used(stack: LayerStack, block: int, used: list[bool]) -> None:
+    """Refuse what would have no gradient in training: a parameter, or the way to the blocks before."""
+    *parameters, start = used
+    for name, found in zip(stack.parameters[block], parameters, strict=True):
+        if not found:
+            raise ModelError(
+                f"Block {stack.names[block]!r} never uses its parameter {name!r}, which cannot be trained. Leave it out."
+            )
+    if block and not start:
+        raise ModelError(
+            f"The output of block {stack.names[block]!r} does not depend on its input, "
+            "so that no block before it can be trained. Use the input in its forward."
+        )
 
 
 def describe(stack: LayerStack, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:

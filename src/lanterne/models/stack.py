@@ -16,7 +16,7 @@ from lanterne.models.validate import check_modules
 from lanterne.models.view import ParamView
 from lanterne.tree import Shape, flatten
 
-_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _Workplace = tuple[list[nn.Module], list[list[tuple[dict[str, Tensor], str]]]]
 
 
@@ -48,7 +48,8 @@ class LayerStack:
         self.sample_shape: Shape = tuple(sample_shape)
         self.net = copy.deepcopy(net)
         check_modules(self.net)
-        children = list(self.net.named_children())
+        # Not `named_children`, which leaves out the second place of a layer that stands in two (an activation, say).
+        children = list(zip(self.net._modules, self.net, strict=True))
         groups: list[list[str]] = []
         head: list[str] = []
         for name, child in children:

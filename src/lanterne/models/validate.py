@@ -6,8 +6,9 @@ from torch import nn
 
 from lanterne.errors import ModelError
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+_RUNNING = nn.modules.batchnorm._NormBase
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_RANDOM = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
 
 def check_modules(net: nn.Module) -> None:
@@ -17,8 +18,8 @@ def check_modules(net: nn.Module) -> None:
         net: the user's model.
 
     Raises:
-        ModelError: for a model that is not a Sequential, buffers that training changes, ambient randomness, parameters
-            that two places share, or frozen parameters.
+        ModelError: for a model that is not a Sequential, buffers that training changes, ambient randomness, weights
+            that a layer keeps to itself, parameters that two places share, that are frozen or of unknown size.
 
     Examples:
         >>> check_modules(nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2)))
@@ -30,15 +31,22 @@ def check_modules(net: nn.Module) -> None:
         )
     for name, module in net.named_modules():
         where = f"Layer {name!r} ({type(module).__name__})"
-        if isinstance(module, _BATCH_NORMS) and any(True for _ in module.buffers()):
+        if isinstance(module, _RUNNING) and any(True for _ in module.buffers()):
             raise ModelError(
                 f"{where} keeps running statistics, which are not parameters: averaging would mix them silently. "
                 "Use nn.GroupNorm, or this layer with track_running_stats=False."
             )
-        if isinstance(module, _DROPOUTS) and float(getattr(module, "p", 0.0)) > 0.0:
+        if isinstance(module, nn.RNNBase):
+            raise ModelError(
+                f"{where} keeps a list of its weights besides its parameters, which no client's weights could reach. "
+                "Use a recurrent cell (nn.LSTMCell, nn.GRUCell) in a loop of your own."
+            )
+        chance = "dropout" if isinstance(module, nn.MultiheadAttention) else "p"
+        drops = isinstance(module, (*_DROPOUTS, nn.MultiheadAttention)) and float(getattr(module, chance)) > 0.0
+        if drops or isinstance(module, _RANDOM):
             raise ModelError(
                 f"{where} draws from the global random generator, so that no run could be repeated. "
-                "Set its p to 0 or leave it out."
+                + (f"Set its {chance} to 0 or leave it out." if drops else "Leave it out.")
             )
     buffers = [name for name, _ in net.named_buffers()]
     if buffers:
@@ -46,6 +54,11 @@ def check_modules(net: nn.Module) -> None:
             f"The model keeps buffers ({', '.join(buffers[:3])}), which no aggregation rule knows. "
             "Use layers whose state is all in their parameters."
         )
+    for name, parameter in net.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise ModelError(
+                f"The size of {name!r} is not known before the model has run once. Give the layer its size, or run it."
+            )
     names = {id(p): n for n, p in net.named_parameters()}
     for name, parameter in net.named_parameters(remove_duplicate=False):
         if names[id(parameter)] != name:
