@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
+from operator import index
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def fold(*parts: int | str) -> int:
     """
     z = 0
     for part in parts:
-        word = _number(part) if isinstance(part, str) else part & _WORD
+        word = _number(part) if isinstance(part, str) else index(part) & _WORD
         z = ((z ^ word) + 0x9E3779B97F4A7C15) & _WORD
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _WORD

@@ -109,7 +109,7 @@ def _check_used(stack: LayerStack, block: int, used: list[bool]) -> None:
     for name, found in zip(stack.parameters[block], parameters, strict=True):
         if not found:
             raise ModelError(
-                f"Block {stack.names[block]!r} never uses its parameter {name!r}, which cannot be trained. Leave it out."
+                f"Block {stack.names[block]!r} never uses its parameter {name!r}: it cannot be trained. Leave it out."
             )
     if block and not start:
         raise ModelError(
