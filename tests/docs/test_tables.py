@@ -41,7 +41,9 @@ def test_a_page_lists_the_hyperparameters_of_its_algorithm(name: str) -> None:
 
 def test_every_algorithm_has_a_page_and_a_line() -> None:
     assert {page.stem for page in PAGES} == {*ALGORITHMS, "index"}
-    assert set(re.findall(r"^\| \[`(\w+)`\]", (DOCS / "algorithms/index.md").read_text(), re.MULTILINE)) == {*ALGORITHMS}
+    assert set(re.findall(r"^\| \[`(\w+)`\]", (DOCS / "algorithms/index.md").read_text(), re.MULTILINE)) == {
+        *ALGORITHMS
+    }
 
 
 def test_every_page_of_an_algorithm_has_the_same_headings() -> None:
@@ -53,7 +55,9 @@ def test_every_page_of_an_algorithm_has_the_same_headings() -> None:
 
 def test_the_tests_that_pages_name_exist() -> None:
     there = {
-        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
     }
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert named

@@ -58,6 +58,12 @@ def test_runs_hold_what_was_promised(done: tuple[dict[str, Any], Path]) -> None:
         timeline = [json.loads(line) for line in (cell / "timeline.jsonl").read_text().splitlines()]
         assert all(r["sent"] <= r["start"] <= r["downloaded"] <= r["computed"] <= r["arrived"] for r in timeline)
         assert max(r["arrived"] for r in timeline) <= run["virtual_seconds"]
+        clients = [json.loads(line) for line in (cell / "clients.jsonl").read_text().splitlines()]
+        assert [c["client"] for c in clients] == list(range(5))
+        for key in ("flops", "flops_wasted", "busy_seconds", "wasted_seconds"):
+            assert sum(c[key] for c in clients) == pytest.approx(run[key], rel=1e-9, abs=1e-9)
+        for name, total in run["bytes"].items():
+            assert sum(c["bytes"].get(name, 0) for c in clients) == total
 
 
 def test_the_resolved_config_is_complete_and_gives_the_same_run(
@@ -261,7 +267,9 @@ def test_names_and_classes_may_be_mixed(tmp_path: Path) -> None:
     class Mine(Salf):
         pass
 
-    result = lanterne.run(["fedavg", "salf:rule=code", Mine], clients=4, rounds=1, model="salf-mlp", out=tmp_path / "run")
+    result = lanterne.run(
+        ["fedavg", "salf:rule=code", Mine], clients=4, rounds=1, model="salf-mlp", out=tmp_path / "run"
+    )
     assert [r["algorithm"] for r in result.runs] == ["fedavg", "salf:rule=code", "mine"]
 
 

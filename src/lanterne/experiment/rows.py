@@ -62,6 +62,32 @@ def make_result(row: dict[str, Any], best: float, diverged: int | None, rounds: 
     return {**kept, "rounds": rounds, "best_accuracy": best, "diverged": diverged}
 
 
+def make_clients(simulator: Simulator) -> list[dict[str, Any]]:
+    """What the run has cost each client that was ever asked, ascending.
+
+    Args:
+        simulator: at the end of the run.
+    """
+    accounts = simulator.ledger.accounts
+    clients = sorted(client for client in accounts if isinstance(client, int))
+    return [
+        {
+            "client": client,
+            "class": simulator.fleet.devices[client].tier,
+            "samples": simulator.streams.samples(client),
+            "bytes": dict(sorted(accounts[client].bytes.items())),
+            "flops": accounts[client].flops,
+            "flops_wasted": accounts[client].flops_wasted,
+            "busy_seconds": accounts[client].busy,
+            "wasted_seconds": accounts[client].wasted,
+            "idle_seconds": max(simulator.now - accounts[client].busy, 0.0),
+            "memory_static": accounts[client].static,
+            "memory_working": accounts[client].working,
+        }
+        for client in clients
+    ]
+
+
 def _late(records: list[dict[str, Any]]) -> list[int]:
     """Who was cut off or given up in this round; where nobody was, who needed more than twice the median time."""
     cut = [r["client"] for r in records if r["outcome"] in _LATE]

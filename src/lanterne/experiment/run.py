@@ -22,7 +22,7 @@ from lanterne.errors import ConfigError, RunError
 from lanterne.experiment import checkpoint
 from lanterne.experiment.build import Objects, Prepared, prepare
 from lanterne.experiment.config import read_config, to_toml
-from lanterne.experiment.rows import make_result, make_row
+from lanterne.experiment.rows import make_clients, make_result, make_row
 from lanterne.experiment.tune import tune_executor
 from lanterne.runtime import restore, snapshot
 
@@ -190,6 +190,8 @@ class _Cell:
                     saved |= {"rows": self.rows.stat().st_size, "timeline": self.timeline.stat().st_size}
                     checkpoint.save(self.checkpoint, saved)
             _append(self.timeline, simulator.clock.under_way())
+            costs = "".join(json.dumps(record) + "\n" for record in make_clients(simulator))
+            _write(self.folder / "clients.jsonl", costs)
             result = make_result(last, best, diverged, done)
             _write(self.folder / "result.json", json.dumps(result, allow_nan=False) + "\n")
             listener.end(result)
