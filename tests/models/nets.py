@@ -50,8 +50,10 @@ def shared_activation_net() -> nn.Sequential:
 def conv_net() -> nn.Sequential:
     """In every kind of place: a head without parameters, norms, pools and activations in and out of place."""
     return nn.Sequential(
-        nn.Upsample(scale_factor=2), nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-        nn.Conv2d(4, 3, 2, stride=2), nn.BatchNorm2d(3, track_running_stats=False), nn.Sigmoid(), nn.Flatten(), nn.Linear(12, 3),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Conv2d(4, 3, 2, stride=2), nn.BatchNorm2d(3, track_running_stats=False), nn.Sigmoid(),
+        nn.Flatten(), nn.Linear(12, 3),
     )  # fmt: skip
 
 

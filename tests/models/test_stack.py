@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,7 +31,7 @@ def oracle(stack: LayerStack, w: Tensor, x: Tensor) -> Tensor:
         ([nn.Linear(4, 4), nn.ReLU(), nn.RMSNorm(4), nn.Linear(4, 4)], {"0": ["0", "1", "2"], "3": ["3"]}),
         ([nn.LayerNorm(4), nn.Linear(4, 4)], {"0": ["0"], "1": ["1"]}),  # there is no block before it
         ([nn.Flatten(), nn.LayerNorm(4), nn.GroupNorm(1, 4)], {"1": ["0", "1", "2"]}),
-        ([nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)], {"0": ["0", "1"], "2": ["2"]}),
+        ([nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)], {"0": ["0", "1"]}),
         ([nn.Linear(4, 4), nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 4)], {"0": ["0", "1"], "2": ["2"]}),
         ([nn.Linear(4, 4), nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4))], {"0": ["0"], "1": ["1"]}),
     ],
@@ -188,11 +187,3 @@ def test_a_block_with_any_name_is_found() -> None:
     net = nn.Sequential(OrderedDict([("a", nn.Linear(4, 4)), ("ab", Residual(4)), ("a_b", nn.Linear(4, 2))]))
     stack = LayerStack(net, (4,))
     assert [{n.split(".")[0] for n in block} for block in stack.parameters] == [{"a"}, {"ab"}, {"a_b"}]
-
-
-def test_a_stack_does_not_copy_the_users_forward_hooks_effects() -> None:
-    net, seen = residual_net(), []
-    net[1].register_forward_hook(lambda *_: seen.append(1))
-    stack = LayerStack(copy.deepcopy(net), (2, 3))
-    stack.forward(full(stack).leaves(stack.flat()), torch.ones(1, 2, 3))
-    assert seen == [1]

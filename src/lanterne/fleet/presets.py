@@ -183,7 +183,7 @@ class UniformDepthFleet(Preset):
 PRESETS = {preset.name: preset for preset in (Uniform, Stragglers, ExponentialLayersFleet, UniformDepthFleet)}
 
 
-def preset(name: str, **parameters: Any) -> Uniform | Stragglers | ExponentialLayersFleet | UniformDepthFleet:
+def preset(name: str, /, **parameters: Any) -> Uniform | Stragglers | ExponentialLayersFleet | UniformDepthFleet:
     """A preset by name, its parameters checked by name and kind.
 
     Args:
