@@ -55,6 +55,8 @@ def run(
     algorithms: Sequence[Competitor] | Mapping[str, Competitor | Mapping[str, Any]],
     *,
     data: str | Dataset = "digits",
+    image: str | None = None,
+    label: str | None = None,
     model: str | nn.Sequential | LayerStack | None = None,
     fleet: str | Fleet | Mapping[str, Any] | None = None,
     partition: str | Sequence[NDArray[np.int64]] | None = None,
@@ -75,6 +77,8 @@ def run(
         algorithms: names (`"salf"`, `"salf:rule=code"`), or classes of one's own, called with `stack=` and the
             hyperparameters that `training` sets for all; a mapping gives them labels, or hyperparameters by name.
         data: a name, a path, or a data set.
+        image: the column of images, where the data is a path and it cannot be told.
+        label: the column of labels, likewise.
         model: a name of the zoo, or an `nn.Sequential` of one's own, unchanged.
         fleet: a preset's name, a file, a mapping with `kind` and its parameters, or a fleet.
         partition: `"iid"`, `"dirichlet:0.3"`, `"shards:2"`, or the rows of each client.
@@ -123,7 +127,7 @@ def run(
     population = None if partition is None or isinstance(partition, str) else len(partition)
     if isinstance(fleet, Fleet):
         population = len(fleet)
-    for name, value in (("clients", clients or population), ("batch", batch)):
+    for name, value in (("clients", clients or population), ("batch", batch), ("image", image), ("label", label)):
         if value is not None:
             mapping["data"][name] = value
     objects = Objects(
@@ -171,7 +175,7 @@ def _competitors(
     if isinstance(algorithms, str):
         raise ConfigError(f"algorithms is {algorithms!r}. Give a list, as in [{algorithms!r}].")
     if not isinstance(algorithms, Mapping):
-        labels = [a if isinstance(a, str) else getattr(a, "__name__", type(a).__name__).lower() for a in algorithms]
+        labels = [a if isinstance(a, str) else _name(a) for a in algorithms]
         algorithms = dict(zip(labels, algorithms, strict=True))
     tables: dict[str, Any] = {}
     for label, given in algorithms.items():
@@ -180,6 +184,14 @@ def _competitors(
             tables[label] = table or ({} if label == given else {"algorithm": given})
         elif isinstance(given, Mapping):
             tables[label] = dict(given)
+            if callable(tables[label].get("algorithm")):
+                own[label] = tables[label].pop("algorithm")
         else:
             own[label], tables[label] = given, {}
     return own, tables
+
+
+def _name(given: Callable[..., Algorithm[Any]]) -> str:
+    """A label for a class, a function or a `functools.partial`."""
+    given = getattr(given, "func", given)
+    return getattr(given, "__name__", type(given).__name__).strip("<>").lower()

@@ -299,6 +299,17 @@ def drive(program: Program[S], world: World) -> S:
         return value
 
 
+def client_weight(cohort: Cohort, client: Address, weights: Literal["samples", "equal"]) -> float:
+    """What a client's update counts for in an average.
+
+    Args:
+        cohort: for the sample counts.
+        client: whose update it is.
+        weights: `samples`: as many as it holds, `n_u`; `equal`: one.
+    """
+    return float(cohort.facts(client).samples) if weights == "samples" and isinstance(client, int) else 1.0
+
+
 def category(name: str, ndim: int, traffic: Mapping[str, str], direction: Literal["down", "up"]) -> str:
     """What the bytes of an array are counted as.
 

@@ -81,10 +81,10 @@ devices = st.builds(
 
 @st.composite
 def jobs(draw: st.DrawFn, stop: str | None = None) -> Job:
-    """Jobs whose uploads grow with the units, with deadlines of the order of their length."""
+    """Jobs whose uploads grow with the units, the whole reply above all; deadlines are of the order of their length."""
     work = draw(works)
     grown = [0]
-    for extra in draw(st.lists(st.integers(0, 20), min_size=len(work), max_size=len(work))):
+    for extra in draw(st.lists(st.integers(0, 20), min_size=len(work) + 1, max_size=len(work) + 1)):
         grown.append(grown[-1] + extra)
     deadline = draw(st.floats(0, 50) | st.just(math.inf))
     stop = draw(st.sampled_from(["arrive", "compute"])) if stop is None else stop

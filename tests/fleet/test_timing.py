@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.jobs import CONSTANT, DRAW, PACES, devices, jobs, steps, upload, works
-from lanterne.fleet import Device, Draw, Job, Pace, Timing, Work, reach, timing
+from lanterne.fleet import Device, Draw, ExponentialLayers, Job, Loaded, Pace, Timing, Work, reach, timing
 
 # By hand: 0.5 + 12/100 = 0.62 s down; blocks of 10 and 20 FLOPs forward, 40 and 20 back, at 100 FLOP/s and 0.25 s per
 # batch, end at 0.35, 0.55, 0.95, 1.15 s after that; a reply of 0, 30, 80 bytes takes 0.5, 0.5 + 0.6, 0.5 + 1.6 s.
@@ -174,3 +174,20 @@ def test_for_a_constant_pace_reach_is_what_the_clock_does(
 def test_reach_of_nothing_is_nothing() -> None:
     assert reach(DEVICE, Job(12, Work(), lambda k: 5, 1.0)).shape == (0,)
     assert reach(DEVICE, Job(0, steps(2), lambda k: 0)).tolist() == [1.0] * 4
+
+
+def test_reach_never_increases_even_if_uploads_shrink() -> None:
+    """Who sent the large reply of two units in time has finished one; the clock only meets uploads that grow."""
+    job = Job(0, steps(2), lambda k: {1: 90, 2: 10, 3: 95}.get(4 if k is None else k, 0), 5.0)
+    q = reach(Device(up=20.0, pace=ExponentialLayers(0.3)), job)
+    assert (q[1:] <= q[:-1]).all()
+    assert q.tolist() != [1.0] * 4
+
+
+def test_work_that_takes_no_time_needs_none_under_any_load() -> None:
+    work = Work((0.0, 0.0, 5.0), (False, True, True), (True, False, False))
+    job = Job(10, work, lambda k: 0, deadline=0.25, stop="compute")
+    device = Device(down=40.0, pace=Loaded(4.0))
+    assert reach(device, job).tolist() == [1.0, 1.0, 0.0]
+    assert timing(device, job, DRAW).units == 2
+    assert reach(device, job._replace(deadline=0.2)).tolist() == [0.0, 0.0, 0.0]

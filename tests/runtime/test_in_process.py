@@ -15,7 +15,7 @@ from lanterne.errors import HandlerError
 from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Request, exchange
 from lanterne.runtime import InProcess, Loop
 from lanterne.testing import run_in_process, simulate, tiny_problem, uneven_fleet
-from runtime.test_simulator import Lab
+from runtime.laboratory import Lab
 
 
 def test_salf_with_all_the_time_is_fedavg_bit_for_bit() -> None:

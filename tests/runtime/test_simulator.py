@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
+from lanterne.algorithms import FedAvg
 from lanterne.errors import FleetError, ProtocolError
 from lanterne.fleet import Device, Fleet, Server
 from lanterne.learn import local_sgd
 from lanterne.models import full
 from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Pass, Request, exchange
-from lanterne.runtime import Batched, Loop, Simulator, restore, snapshot
+from lanterne.runtime import Loop, Simulator
 from lanterne.testing import STORMS, Audit, check_runtimes_match, simulate, tiny_cnn, tiny_problem, uneven_fleet
-from lanterne.tree import digest
+from runtime.laboratory import FLEET, METHODS, Lab, W, ask, laboratory
 from runtime.toys import ToyOverlap, ToySplit
-
-METHODS: dict[str, Callable[[Any], Any]] = {
-    "fedavg": lambda s: FedAvg(stack=s, lr=0.3, local_steps=2, momentum=0.5, keep_momentum=True),
-    "drop": lambda s: Drop(stack=s, lr=0.3, deadline=0.05),
-    "fedbuff": lambda s: FedBuff(stack=s, lr=0.3, buffer=2, momentum=0.5, keep_momentum=True),
-    "salf": lambda s: Salf(stack=s, lr=0.3, deadline=0.02),
-    "split": lambda s: ToySplit(s),
-    "split with a deadline": lambda s: ToySplit(s, deadline=0.12),
-    "overlap": lambda s: ToyOverlap(s),
-}
 
 
 # ---------------------------------------------------------------------------------------------------- executors
@@ -125,61 +113,6 @@ def test_the_ledger_is_the_closed_form() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- a laboratory
-@dataclass(frozen=True)
-class Lab:
-    """A method whose round is a script of the test."""
-
-    script: Callable[..., Any]
-    traffic = {"w": "model_down", "out": "model_up"}  # noqa: RUF012
-
-    @property
-    def handlers(self) -> dict[str, Any]:
-        return {"echo": self.echo, "count": self.count, "look": self.look}
-
-    def echo(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
-        return state, {"out": inbox["w"] + 1.0}
-
-    def count(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
-        n = state.get("n", torch.zeros((), dtype=torch.float64)) + 1.0
-        return {"n": n}, {"out": n}
-
-    def look(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
-        return state, {"out": inbox["w"] * inbox["w"].sum().item()}
-
-    def init(self, w: Any) -> Any:
-        return w
-
-    def round(self, state: Any, cohort: Any) -> Any:
-        return self.script(state, cohort)
-
-    def evaluated(self, state: Any) -> Any:
-        return state
-
-
-def laboratory(script: Callable[..., Any], fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
-    problem = tiny_problem(len(fleet))
-    lab = Lab(script)
-    simulator = Simulator(
-        lab,
-        fleet,
-        executor(problem.task, problem.data.x, problem.data.y),
-        problem.streams,
-        dtype=torch.float64,
-        **options,
-    )
-    simulator.round(lab, problem.w)
-    return simulator
-
-
-W = torch.zeros(100, dtype=torch.float64)
-# Client c needs c + 1 seconds for W, and none to answer.
-FLEET = Fleet([Device(down=800.0 / (c + 1)) for c in range(5)])
-
-
-def ask(client: int, handler: str = "echo", **more: Any) -> Request:
-    return Request(client, handler, {"w": W} if handler != "count" else {}, **more)
-
-
 def test_replies_come_in_order_of_dispatch_with_their_times() -> None:
     def script(state: Any, cohort: Any) -> Any:
         replies = yield from exchange([ask(c) for c in (3, 0, 4)])
@@ -317,7 +250,12 @@ def test_clients_leave_and_come_back() -> None:
 
 
 def test_a_client_that_was_lost_comes_back() -> None:
-    fleet = replace(FLEET, devices=[replace(d, dropout=float(c == 4)) for c, d in enumerate(FLEET.devices)], rejoin=10.0, detection=1.0)
+    fleet = replace(
+        FLEET,
+        devices=[replace(d, dropout=float(c == 4)) for c, d in enumerate(FLEET.devices)],
+        rejoin=10.0,
+        detection=1.0,
+    )
     seen: list[tuple[float, bool, list[str]]] = []
 
     def script(state: Any, cohort: Any) -> Any:
@@ -327,7 +265,9 @@ def test_a_client_that_was_lost_comes_back() -> None:
         return state
 
     problem, lab = tiny_problem(5), Lab(script)
-    simulator = Simulator(lab, fleet, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64)
+    simulator = Simulator(
+        lab, fleet, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64
+    )
     for _ in range(12):
         simulator.round(lab, problem.w)
     lost = seen[0][0] - 1.0
@@ -371,81 +311,3 @@ def test_time_passes_until_somebody_is_there_and_ends_when_nobody_ever_is() -> N
 def test_breaches_of_the_protocol_are_named(script: Any, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
         laboratory(script, FLEET)
-
-
-# ----------------------------------------------------------------------------------------------- memory and snapshots
-@pytest.mark.parametrize("executor", [Loop, Batched])
-def test_unread_replies_have_a_bound_that_changes_no_result(executor: type[Loop]) -> None:
-    problem, fleet = tiny_problem(), uneven_fleet()
-    free, a = simulate(METHODS["fedbuff"], problem, fleet, 8, executor)
-    bound, b = simulate(METHODS["fedbuff"], problem, fleet, 8, executor, unread_bytes=0)
-    assert torch.allclose(free, bound, rtol=0, atol=1e-14 if executor is Batched else 0)
-    assert a.timeline == b.timeline
-    assert a.numerics.unread > b.numerics.unread == 0
-    assert a.numerics.waves < b.numerics.waves
-
-
-@pytest.mark.parametrize("name", list(METHODS))
-@pytest.mark.parametrize("executor", [Loop, Batched])
-@pytest.mark.parametrize("fleet", ["calm", "all of it"])
-def test_a_restored_simulator_goes_on_to_the_bit(name: str, executor: type[Loop], fleet: str) -> None:
-    problem, devices = tiny_problem(), uneven_fleet(**STORMS.get(fleet, {}))
-    algorithm = METHODS[name](problem.stack)
-
-    def fresh() -> Simulator:
-        return Simulator(
-            algorithm,
-            devices,
-            executor(problem.task, problem.data.x, problem.data.y),
-            problem.streams,
-            dtype=torch.float64,
-        )
-
-    simulator, state, states, snaps = fresh(), algorithm.init(problem.w), [], []
-    for _ in range(6):
-        state = simulator.round(algorithm, state)
-        states.append(state)
-        snaps.append(snapshot(simulator))
-    other, resumed = fresh(), states[2]
-    restore(other, snaps[2])
-    other.timeline.extend(simulator.timeline[:0])
-    for _ in range(3):
-        resumed = other.round(algorithm, resumed)
-    assert digest({"w": algorithm.evaluated(resumed)}) == digest({"w": algorithm.evaluated(state)})
-    assert other.now == simulator.now
-    assert other.ledger.snapshot() == simulator.ledger.snapshot()
-    assert simulator.timeline[len(simulator.timeline) - len(other.timeline) :] == other.timeline
-    a, b = other.numerics.states, simulator.numerics.states
-    assert {k: digest(dict(v)) for k, v in a.items()} == {k: digest(dict(v)) for k, v in b.items()}
-
-
-def test_a_graph_that_is_not_finished_survives_a_snapshot() -> None:
-    """A round may end while a promise is still open; the rest of it is kept."""
-    problem = tiny_problem(5)
-
-    def script(state: Any, cohort: Any) -> Any:
-        if cohort.round == 0:
-            a = ask(4)
-            yield Dispatch([a, Request(0, "echo", {"w": a["out"]}), Request(0, "count")])
-            yield Gather(Deadline(1.0))
-            return state
-        replies = yield Gather()
-        return torch.cat([r["out"].reshape(-1) for r in replies])
-
-    lab, found = Lab(script), []
-    for resumed in (False, True):
-
-        def make() -> Simulator:
-            executor = Loop(problem.task, problem.data.x, problem.data.y)
-            return Simulator(lab, FLEET, executor, problem.streams, dtype=torch.float64)
-
-        simulator = make()
-        simulator.round(lab, problem.w)
-        if resumed:
-            other = make()
-            restore(other, snapshot(simulator))
-            simulator = other
-        found.append((simulator.round(lab, problem.w).tolist(), simulator.now))
-    assert found[0] == found[1]
-    assert found[0][0][:100] == [2.0] * 100
-    assert math.isfinite(found[0][1])

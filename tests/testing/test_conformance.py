@@ -176,7 +176,9 @@ def test_asking_for_ever_is_refused() -> None:
             while not replies:
                 asked = [Request(c, "train", {"w": state.w}, batches=range(1), passes=PASSES) for c in cohort.clients]
                 replies = usable((yield from exchange(asked)))
-            return replace(state, w=coverage_mean(state.w, [Update(full(self.stack), r["delta"], 1.0) for r in replies]))
+            return replace(
+                state, w=coverage_mean(state.w, [Update(full(self.stack), r["delta"], 1.0) for r in replies])
+            )
 
     with pytest.raises(AssertionError, match="does not end"):
         check_algorithm(lambda s: Stubborn(stack=s, lr=0.3))

@@ -21,7 +21,19 @@ from torch import Tensor
 
 from lanterne.learn import Task, Update, coverage_mean, local_sgd
 from lanterne.models import LayerStack, full
-from lanterne.protocol import Cohort, Deadline, Handler, Inbox, Local, Pass, Program, Request, exchange, usable
+from lanterne.protocol import (
+    Cohort,
+    Deadline,
+    Handler,
+    Inbox,
+    Local,
+    Pass,
+    Program,
+    Request,
+    client_weight,
+    exchange,
+    usable,
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -81,15 +93,17 @@ class Drop:
             for client in invited
         ]
         replies = yield from exchange(requests, Deadline(self.deadline), late="cancel")
-        updates = [Update(full(self.stack), r["delta"], self._weight(cohort, r.request.to)) for r in usable(replies)]
+        updates = [
+            Update(full(self.stack), r["delta"], client_weight(cohort, r.request.to, self.weights))
+            for r in usable(replies)
+        ]
         factor = 1.0
         if self.rule == "code" and updates:
-            factor = sum(u.weight for u in updates) / sum(self._weight(cohort, client) for client in invited)
+            factor = sum(u.weight for u in updates) / sum(
+                client_weight(cohort, client, self.weights) for client in invited
+            )
         return replace(state, w=coverage_mean(state.w, updates, factor), round=state.round + 1)
 
     def evaluated(self, state: State) -> Tensor:
         """The global weights."""
         return state.w
-
-    def _weight(self, cohort: Cohort, client: object) -> float:
-        return float(cohort.facts(client).samples) if self.weights == "samples" and isinstance(client, int) else 1.0

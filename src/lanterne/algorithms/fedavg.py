@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lanterne.learn import Task, Update, coverage_mean, local_sgd
 from lanterne.models import LayerStack, full
-from lanterne.protocol import Cohort, Handler, Inbox, Local, Pass, Program, Request, exchange, usable
+from lanterne.protocol import Cohort, Handler, Inbox, Local, Pass, Program, Request, client_weight, exchange, usable
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -78,12 +78,12 @@ class FedAvg:
             )
             for client in cohort.sample(self.cohort, cohort.key)
         ])  # fmt: skip
-        updates = [Update(full(self.stack), r["delta"], self._weight(cohort, r.request.to)) for r in usable(replies)]
+        updates = [
+            Update(full(self.stack), r["delta"], client_weight(cohort, r.request.to, self.weights))
+            for r in usable(replies)
+        ]
         return replace(state, w=coverage_mean(state.w, updates), round=state.round + 1)
 
     def evaluated(self, state: State) -> Tensor:
         """The global weights."""
         return state.w
-
-    def _weight(self, cohort: Cohort, client: object) -> float:
-        return float(cohort.facts(client).samples) if self.weights == "samples" and isinstance(client, int) else 1.0

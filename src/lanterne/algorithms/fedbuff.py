@@ -22,7 +22,19 @@ from torch import Tensor
 
 from lanterne.learn import Task, local_sgd, polynomial_staleness
 from lanterne.models import LayerStack, full
-from lanterne.protocol import Cohort, Dispatch, First, Gather, Handler, Inbox, Local, Pass, Program, Request
+from lanterne.protocol import (
+    Cohort,
+    Dispatch,
+    First,
+    Gather,
+    Handler,
+    Inbox,
+    Local,
+    Pass,
+    Program,
+    Request,
+    client_weight,
+)
 from lanterne.rng import fold, generator
 
 
@@ -127,9 +139,7 @@ class FedBuff:
         staleness = state.version - int(request.note)
         if self.max_staleness is not None and staleness > self.max_staleness:
             return state
-        weight = 1.0
-        if self.weights == "samples" and isinstance(request.to, int):
-            weight = float(cohort.facts(request.to).samples)
+        weight = client_weight(cohort, request.to, self.weights)
         discounted = weight * polynomial_staleness(staleness, self.staleness_exponent)
         part = discounted * delta
         return replace(

@@ -41,6 +41,7 @@ from lanterne.protocol import (
     Program,
     Reply,
     Request,
+    client_weight,
     exchange,
     usable,
 )
@@ -138,7 +139,7 @@ class Salf:
         until = Deadline(self.deadline) if self.upload == "inside" else All()
         replies = usable((yield from exchange(requests, until, late="cancel")))
         counts = {r.request.to: self._steps(int(r["reached"])) for r in replies}
-        weight = {q.to: self._weight(cohort, q.to) for q in requests}
+        weight = {q.to: client_weight(cohort, q.to, self.weights) for q in requests}
         w, capped = self._aggregate(state, replies, counts, weight, p, q)
         state = replace(state, w=w, round=state.round + 1, capped=state.capped + capped)
         return self._remember(state, requests, counts)
@@ -245,6 +246,3 @@ class Salf:
                 history[q.to] = tuple(b + r for b, r in zip(history.get(q.to, self._none), now, strict=True))
         seen = [any(c[b] > 0 for c in counts.values()) for b in range(len(self.stack))]
         return replace(state, history=history, empty=tuple(e + (not s) for e, s in zip(state.empty, seen, strict=True)))
-
-    def _weight(self, cohort: Cohort, client: Address) -> float:
-        return float(cohort.facts(client).samples) if self.weights == "samples" and isinstance(client, int) else 1.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +216,19 @@ def _algorithms(
     made: dict[str, Algorithm[Any]] = {}
     for label, entry in config.algorithms.items():
         kind: Any = objects.algorithms.get(label) or ALGORITHMS[entry.algorithm]
-        known = set(getattr(kind, "__dataclass_fields__", ()))
+        known = _accepted(kind)
         parameters = {**{n: v for n, v in shared.items() if n in known}, **entry.parameters}
         if label in objects.algorithms:
             made[label] = kind(stack=stack, **parameters)
         else:
             made[label] = make_algorithm(entry.algorithm, stack, **parameters)
     return made
+
+
+def _accepted(kind: Callable[..., Any]) -> set[str]:
+    """The hyperparameters that a class, a function or a `functools.partial` may be given."""
+    fixed: set[str] = set()
+    if isinstance(kind, partial):
+        fixed, kind = set(kind.keywords), kind.func
+    fields = getattr(kind, "__dataclass_fields__", None) or inspect.signature(kind).parameters
+    return set(fields) - fixed

@@ -81,6 +81,8 @@ def _device(path: Path, columns: dict[str, list[Any]], row: int) -> Device:
         elif name == "available":
             values[name] = _windows(where, value)
         else:
+            if name == "period" and (value is None or value == ""):
+                continue
             if value is None or value == "":
                 raise FleetError(f"{where} is empty. Give a number, or leave the whole column out for the default.")
             try:
