@@ -1,6 +1,6 @@
 """What is committed of a study: its rows, its table and its pictures, from the run directories.
 
-    python studies/collect.py STUDY_FOLDER RUN...
+python studies/collect.py STUDY_FOLDER RUN...
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class Call:
         "consumed",
         "downloaded",
         "inputs",
+        "nbytes",
         "next",
         "nth",
         "outcome",
@@ -69,6 +70,7 @@ class Call:
         self.signature: Signature | None = None
         self.state_spec: Spec = ()
         self.spec: Spec = ()
+        self.nbytes = 0
         self.state_before: Mapping[str, Tensor] | None = None
         self.value: Mapping[str, Tensor] | None = None
 

@@ -99,7 +99,7 @@ class VirtualClock:
         to = call.request.to
         if isinstance(to, tuple):
             call.signature = self._signature(call, self.numerics.state_spec(call), self._in_spec(call), None)
-            call.state_spec, call.spec, _ = self.pricing.reply(call.signature)
+            call.state_spec, call.spec, call.nbytes = self.pricing.reply(call.signature)
             call.downloaded = self.now
             call.useful = call.computed = call.arrived = self.now + call.work.total / self.fleet.server.flops
         else:
@@ -117,7 +117,7 @@ class VirtualClock:
             call.downloaded = call.useful = call.computed = self.now
             return
         state = self.numerics.state_spec(call)
-        memory = self.pricing.memory(q.passes, nbytes(state))
+        memory = self.pricing.memory(q.passes, nbytes(state) if state else 0)
         if memory.static + memory.working > device.memory:
             call.outcome, call.arrived = "refused", self.now + 2 * device.latency
             call.downloaded = call.useful = call.computed = self.now + device.latency
@@ -148,7 +148,7 @@ class VirtualClock:
             call.outcome, call.arrived = "failed", call.computed + device.latency
         else:
             call.signature = self._signature(call, state, arrays, t.units)
-            call.state_spec, call.spec, _ = self.pricing.reply(call.signature)
+            call.state_spec, call.spec, call.nbytes = self.pricing.reply(call.signature)
 
     def _lost_at(self, client: int, call: Call, draw: Draw) -> float | None:
         """When the device goes away in the middle of the call, if it does."""

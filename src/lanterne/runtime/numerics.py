@@ -12,7 +12,7 @@ from lanterne.protocol import Address, Handler, Output
 from lanterne.rng import fold
 from lanterne.runtime.call import Call
 from lanterne.runtime.job import Executor, Job, Result
-from lanterne.tree import Spec, nbytes, spec_of
+from lanterne.tree import Spec, spec_of
 
 
 class Numerics:
@@ -49,13 +49,13 @@ class Numerics:
             return
         wanted: dict[Call, None] = {}
         _closure(missing, wanted)
-        unread = self.unread + sum(nbytes(c.spec) for c in wanted)
+        unread = self.unread + sum(c.nbytes for c in wanted)
         for call in sorted(self.pending, key=lambda c: c.seq):
             if call in wanted:
                 continue
             more: dict[Call, None] = {}
             _closure([call], more)
-            cost = sum(nbytes(c.spec) for c in more if c not in wanted)
+            cost = sum(c.nbytes for c in more if c not in wanted)
             if unread + cost <= self.unread_bytes:
                 wanted.update(more)
                 unread += cost
@@ -75,14 +75,14 @@ class Numerics:
         call.claimed = True
         if not call.usable:
             return {}
-        self.unread -= nbytes(call.spec)
+        self.unread -= call.nbytes
         assert call.value is not None
         return call.value
 
     def forget(self, call: Call) -> None:
         """A reply that arrived will never be read."""
         if call.value is not None:
-            self.unread -= nbytes(call.spec)
+            self.unread -= call.nbytes
         elif not call.state_spec and all(after.ended for after in call.next):
             self.pending = [c for c in self.pending if c is not call]
 
@@ -91,7 +91,7 @@ class Numerics:
         for c in sorted(cancelled, key=lambda c: -c.seq):
             if c.value is not None and c.usable:
                 self.states[c.request.to], c.value = c.state_before or {}, None
-                self.unread -= nbytes(c.spec)
+                self.unread -= c.nbytes
         self.pending = [c for c in self.pending if c.stage != "cancelled"]
 
     def _compute(self, calls: Iterable[Call]) -> None:
@@ -123,14 +123,14 @@ class Numerics:
 
     def _done(self, call: Call, result: Result) -> None:
         state, out = result
-        if spec_of(out) != call.spec or spec_of(state) != call.state_spec:
+        if spec_of(out) != call.spec or ((state or call.state_spec) and spec_of(state) != call.state_spec):
             raise ProtocolError(
                 f"The handler {call.request.handler!r} of {call.request.to} gave {spec_of(out)} and the state "
                 f"{spec_of(state)}, but promised {call.spec} and {call.state_spec} when it was run on shapes. "
                 "Shapes must not depend on values."
             )
         call.state_before, self.states[call.request.to], call.value = self.states.get(call.request.to, {}), state, out
-        self.unread += nbytes(call.spec)
+        self.unread += call.nbytes
         call.sources, call.before = {}, None
 
 

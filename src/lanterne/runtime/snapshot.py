@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     "seq", "sent", "round", "nth", "stage", "outcome", "start", "downloaded",
-    "useful", "computed", "arrived", "units", "waits", "consumed", "claimed",
+    "useful", "computed", "arrived", "units", "nbytes", "waits", "consumed", "claimed",
 )  # fmt: skip
 
 
