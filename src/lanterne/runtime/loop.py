@@ -42,7 +42,7 @@ class Loop:
         if job.rows.size:
             rows = torch.from_numpy(job.rows).to(self.x.device)
             x, y = self.x[rows], self.y[rows]
-        local = Local(x, y, torch.tensor(job.key), job.budget)
+        local = Local(x, y, torch.scalar_tensor(job.key, dtype=torch.int64), job.budget)
         try:
             return job.function(self.task, dict(job.state), Inbox(job.arrays, job.config), local)
         except LanterneError:
