@@ -114,6 +114,27 @@ def test_accuracy_over_clients_is_the_label_mix_of_the_test_split() -> None:
     executor.close()
 
 
+def test_the_worst_tenth_of_twenty_clients_are_two_and_losses_go_by_class_too() -> None:
+    data = {**SMALL["data"], "clients": 20, "partition": "shards:1"}
+    prepared = prepare(parse_config(small(data=data)))
+    world, executor = prepared.world(1), prepared.executor()
+    judged = prepared.judge(world, executor)(world.w)
+    executor.close()
+    with torch.no_grad():
+        output = prepared.stack.load(world.w)(prepared.data.test_x)
+        losses = nn.functional.cross_entropy(output, prepared.data.test_y, reduction="none").double()
+    right, y = (output.argmax(1) == prepared.data.test_y).double(), prepared.data.test_y
+    accuracy = [float(right[y == k].mean()) for k in range(10)]
+    loss = [float(losses[y == k].mean()) for k in range(10)]
+    labels = [prepared.data.y[torch.from_numpy(rows)].tolist() for rows in world.rows]
+    by_client = sorted(float(np.mean([accuracy[k] for k in own])) for own in labels)
+    assert judged["accuracy_worst_tenth"] == pytest.approx((by_client[0] + by_client[1]) / 2, abs=1e-12)
+    for tier, found in judged["loss_by_class"].items():
+        pooled = [loss[k] for c, own in enumerate(labels) if world.fleet.devices[c].tier == tier for k in own]
+        assert found == pytest.approx(float(np.mean(pooled)), rel=1e-6)
+    assert len(set(judged["loss_by_class"].values())) == 2
+
+
 def test_a_method_that_diverges_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     found = run_experiment(
         prepare(parse_config(small(algorithms={"fedavg": {"lr": 1e30}, "salf": {}}))), tmp_path / "run"
