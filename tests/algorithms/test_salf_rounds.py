@@ -297,3 +297,29 @@ def test_20_who_straggles_does_not_depend_on_what_the_model_draws() -> None:
     assert seen[0] == seen[1]
     assert any(any(s) for s in seen[0])
     assert not all(all(s) for s in seen[0])
+
+
+# ---------------------------------------------------------------------------------- what reviews found
+@pytest.mark.parametrize("rule", ["paper", "ht"])
+def test_counting_invents_no_empty_rounds_without_a_deadline(rule) -> None:
+    problem, fleet = tiny_problem(), uneven_fleet()
+    expected, _ = simulate(lambda s: FedAvg(stack=s, lr=0.3), problem, fleet, 3)
+    found, _ = simulate(lambda s: Salf(stack=s, lr=0.3, p="empirical", rule=rule), problem, fleet, 3)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-15)
+
+
+def test_the_chance_to_be_heard_counts_losses() -> None:
+    """Horvitz-Thompson stays unbiased when requests are lost: q = 1/2 for everybody, over many draws."""
+    problem = tiny_problem(same=True)
+    calm = Fleet([Device(flops=1e6)] * 6)
+    whole, _ = simulate(lambda s: FedAvg(stack=s, lr=0.3), problem, calm, 1)
+    full_step = float((whole - problem.w).norm())
+    ratios = []
+    for seed in range(300):
+        lossy = Fleet([Device(flops=1e6, dropout=0.5)] * 6, seed=seed)
+        make = lambda s: Salf(stack=s, lr=0.3, rule="ht", deadline=10.0, weights="equal")  # noqa: E731
+        w, _ = simulate(make, problem, lossy, 1)
+        ratios.append(float((w - problem.w).norm()) / full_step)
+    error = np.std(ratios) / math.sqrt(len(ratios))
+    assert abs(np.mean(ratios) - 1.0) < 4 * error
+    assert error < 0.05

@@ -300,7 +300,7 @@ def test_11_deadline_zero_changes_nothing() -> None:
 
 
 def test_empirical_p_is_the_smoothed_share_of_empty_rounds() -> None:
-    salf = Salf(stack=stack_of(2), p="empirical")
+    salf = Salf(stack=stack_of(2), p="empirical", deadline=1.0)
     state = replace(salf.init(torch.zeros(2, dtype=torch.float64)), round=8, empty=(4, 0))
     assert salf._empty_chance(state, None, []) == [0.5, 0.1]  # type: ignore[arg-type]
 

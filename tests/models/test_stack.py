@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from lanterne.errors import ModelError
 from lanterne.models import LayerStack, full, prefix, reached, suffix
+from lanterne.testing import tiny_mlp
 from models.nets import NAMES, USERS, Residual, batch_of, residual_net, shared_activation_net, stack_of, weights_of
 
 
@@ -187,3 +188,14 @@ def test_a_block_with_any_name_is_found() -> None:
     net = nn.Sequential(OrderedDict([("a", nn.Linear(4, 4)), ("ab", Residual(4)), ("a_b", nn.Linear(4, 2))]))
     stack = LayerStack(net, (4,))
     assert [{n.split(".")[0] for n in block} for block in stack.parameters] == [{"a"}, {"ab"}, {"a_b"}]
+
+
+def test_a_stack_can_be_copied_and_sent() -> None:
+    import copy
+    import pickle
+
+    stack = tiny_mlp()
+    x, w = torch.ones(2, 6, dtype=torch.float64), torch.linspace(-1, 1, stack.size, dtype=torch.float64)
+    expected = stack.forward(stack.span(0, 3).leaves(w), x)
+    for other in (copy.deepcopy(stack), pickle.loads(pickle.dumps(stack))):
+        assert torch.equal(other.forward(other.span(0, 3).leaves(w), x), expected)

@@ -11,7 +11,7 @@ import torch
 
 from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
 from lanterne.budget import Clock
-from lanterne.errors import HandlerError
+from lanterne.errors import HandlerError, ProtocolError
 from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Request, exchange
 from lanterne.runtime import InProcess, Loop
 from lanterne.testing import run_in_process, simulate, tiny_problem, uneven_fleet
@@ -171,3 +171,14 @@ def test_drop_on_the_real_clock_keeps_those_in_time() -> None:
     found = run_in_process(lambda s: Drop(stack=s, lr=0.3, deadline=60.0), problem, 3)
     expected, _ = simulate(lambda s: FedAvg(stack=s, lr=0.3), problem, uneven_fleet(), 3)
     assert torch.equal(found, expected)
+
+
+def test_an_output_that_does_not_exist_is_an_error_and_no_hang() -> None:
+    def script(state: Any, cohort: Any) -> Any:
+        first = ask(0, "count")
+        yield Dispatch([first, Request(1, "echo", {"w": first["nothing"]})])
+        yield Gather()
+        return state
+
+    with pytest.raises(ProtocolError, match="nothing"):
+        laboratory(script)

@@ -259,9 +259,9 @@ def test_a_client_that_was_lost_comes_back() -> None:
     seen: list[tuple[float, bool, list[str]]] = []
 
     def script(state: Any, cohort: Any) -> Any:
-        asked = [ask(0), ask(4)] if 4 in cohort.clients else [ask(0)]
-        replies = yield from exchange(asked)
-        seen.append((simulator.now, 4 in cohort.clients, [r.outcome for r in replies]))
+        there = 4 in cohort.clients
+        replies = yield from exchange([ask(0), ask(4)] if there else [ask(0)])
+        seen.append((simulator.now, there, [r.outcome for r in replies]))
         return state
 
     problem, lab = tiny_problem(5), Lab(script)
@@ -311,3 +311,32 @@ def test_time_passes_until_somebody_is_there_and_ends_when_nobody_ever_is() -> N
 def test_breaches_of_the_protocol_are_named(script: Any, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
         laboratory(script, FLEET)
+
+
+def test_work_that_nobody_reads_is_wasted_once() -> None:
+    """A partial reply that is never gathered: its interrupted end was counted as lost already."""
+    work = [Pass("forward", 0, 3), Pass("backward", 0, 3)]
+    problem = tiny_problem()
+
+    def script(state: Any, cohort: Any) -> Any:
+        yield Dispatch([Request(c, "echo", {"w": W}, passes=work, deadline=0.02) for c in range(6)])
+        yield Gather(Deadline(1.0), of=[])
+        (after,) = yield from exchange([Request(0, "count")])
+        assert after.usable
+        return state
+
+    lab = Lab(script)
+    executor = Loop(problem.task, problem.data.x, problem.data.y)
+    simulator = Simulator(lab, uneven_fleet(), executor, problem.streams, dtype=torch.float64)
+    simulator.round(lab, problem.w)
+    executor.close()
+    for account in simulator.ledger.accounts.values():
+        assert account.wasted <= account.busy * (1 + 1e-12)
+    assert simulator.ledger.accounts[3].wasted == pytest.approx(simulator.ledger.accounts[3].busy, rel=1e-12)
+
+
+def test_a_forward_pass_alone_holds_its_output() -> None:
+    _, simulator = simulate(METHODS["fedavg"], tiny_problem(), uneven_fleet(), 1)
+    costs, batch = simulator.pricing.costs, 4
+    assert simulator.pricing.memory([Pass("forward", 0, 1)], 0).working == costs[0].output * batch
+    assert simulator.pricing.memory([Pass("forward", 0, 2)], 0).working == (costs[0].output + costs[1].output) * batch

@@ -201,7 +201,7 @@ class Salf:
     # ------------------------------------------------------------------ who reaches what
     def _empty_chance(self, state: State, cohort: Cohort, requests: Sequence[Request]) -> list[float]:
         """`p_l = prod_u (1 - q_u,l)` from the clock model, else the share of rounds without l, smoothed."""
-        if self.rule != "paper" or self.p == "zero":
+        if self.rule != "paper" or self._certain:
             return [0.0] * len(self.stack)
         p: list[float] | None = [1.0] * len(self.stack) if self.p != "empirical" else None
         for request in requests:
@@ -219,8 +219,8 @@ class Salf:
         for request in requests:
             q = self._clock(cohort, request) if self.p in ("auto", "clock") else None
             if q is None:
-                invited, *times = state.history.get(request.to, self._none)  # type: ignore[arg-type]
-                q = [1.0 if self.p == "zero" else (t + 1) / (invited + 2) for t in times]
+                invited, *times = state.history.get(request.to, (0,) * (len(self.stack) + 1))  # type: ignore[arg-type]
+                q = [1.0 if self._certain else (t + 1) / (invited + 2) for t in times]
             found[request.to] = q
         return found
 
@@ -234,15 +234,16 @@ class Salf:
         return None if units is None else [units[2 * n - 1 - b] for b in range(n)]
 
     @property
-    def _none(self) -> tuple[int, ...]:
-        return (0,) * (len(self.stack) + 1)
+    def _certain(self) -> bool:
+        # Where nobody is cut off, a smoothed count would only invent empty rounds.
+        return self.p == "zero" or (self.p == "empirical" and math.isinf(self.deadline))
 
     def _remember(self, state: State, requests: Sequence[Request], counts: Mapping[Address, list[int]]) -> State:
         """Count who reached what in this round."""
-        history = dict(state.history)
+        history, none = dict(state.history), (0,) * (len(self.stack) + 1)
         for q in requests:
             if isinstance(q.to, int):
-                now = [1, *(int(s > 0) for s in counts.get(q.to, self._none[1:]))]
-                history[q.to] = tuple(b + r for b, r in zip(history.get(q.to, self._none), now, strict=True))
+                now = [1, *(int(s > 0) for s in counts.get(q.to, none[1:]))]
+                history[q.to] = tuple(b + r for b, r in zip(history.get(q.to, none), now, strict=True))
         seen = [any(c[b] > 0 for c in counts.values()) for b in range(len(self.stack))]
         return replace(state, history=history, empty=tuple(e + (not s) for e, s in zip(state.empty, seen, strict=True)))

@@ -87,6 +87,15 @@ class LayerStack:
         self._views: dict[tuple[int, int], ParamView] = {}
         self._thread = threading.local()
 
+    def __getstate__(self) -> dict[str, object]:
+        """All but the threads' working copies, so that a stack can be copied and sent."""
+        return {name: value for name, value in self.__dict__.items() if name != "_thread"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """A stack without working copies."""
+        self.__dict__.update(state)
+        self._thread = threading.local()
+
     def __len__(self) -> int:
         """How many blocks there are."""
         return len(self.groups)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +27,7 @@ class SimulatedCohort:
         self.round = simulator.rounds
         self.key = fold(simulator.seed, "cohort", simulator.rounds)
 
-    @cached_property
+    @property
     def clients(self) -> Sequence[int]:
         """The clients that can be reached now."""
         return self._simulator.clock.reachable()
@@ -53,7 +52,9 @@ class SimulatedCohort:
     def reach(self, request: Request) -> Sequence[float]:
         """For each unit of a request's work, the probability that it is done by the request's deadline."""
         client, job = self._job(request)
-        return [float(chance) for chance in reach(self._simulator.fleet.devices[client], job)]
+        device = self._simulator.fleet.devices[client]
+        heard = (1.0 - device.dropout) * (1.0 - device.failure)
+        return [heard * float(chance) for chance in reach(device, job)]
 
     def _job(self, q: Request) -> tuple[int, Job]:
         if isinstance(q.to, tuple) or any(isinstance(a, Output) for a in q.arrays.values()):

@@ -260,11 +260,17 @@ class InProcess:
             try:
                 job = self._job(flight, Units() if math.isinf(end) else Clock(allows))
                 state, value = self.executor.one(job)
-            except LanterneError as error:
+            except Exception as error:
+                # Whatever it is, the thread has to answer: silence would be waited for.
+                known = (
+                    error
+                    if isinstance(error, LanterneError)
+                    else ProtocolError(f"{flight.request.handler!r}: {error!r}")
+                )
                 with self._changed:
                     if self.on_error == "raise":
-                        self._failure = error
-                    self._settle(flight, "failed", error=str(error))
+                        self._failure = known
+                    self._settle(flight, "failed", error=str(known))
                     self._changed.notify_all()
                 continue
             with self._changed:

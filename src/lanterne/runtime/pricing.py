@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -103,7 +102,10 @@ class Pricing:
                 if p.kind == "backward":
                     held = sum(c.saved for c in blocks)
                 else:
-                    held = max((a.output + b.output for a, b in pairwise(blocks)), default=0)
+                    held = max(
+                        (a + b.output for a, b in zip([0, *(c.output for c in blocks)], blocks, strict=False)),
+                        default=0,
+                    )
                 working = max(working, held * self.batch)
             self._memory[key] = Memory(static * size, working)
         known = self._memory[key]

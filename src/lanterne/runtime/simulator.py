@@ -115,7 +115,9 @@ class Simulator:
         for call in self.calls.values():
             if call.stage == "settled" and call.usable and not call.claimed:
                 if not call.consumed:
-                    self.ledger.regret(call.request.to, *self.clock.spent(call))
+                    seconds, flops = self.clock.spent(call)
+                    known = call.computed - call.useful if call.outcome == "partial" else 0.0
+                    self.ledger.regret(call.request.to, seconds - known, flops)
                 self.numerics.forget(call)
         self.calls = {q: c for q, c in self.calls.items() if not c.ended}
         self.tail = {to: c for to, c in self.tail.items() if not c.ended}
