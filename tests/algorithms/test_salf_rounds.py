@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import gammaincc
 from scipy.stats import chisquare, poisson
 
 from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
@@ -16,6 +17,7 @@ from lanterne.budget import Clock, Units
 from lanterne.fleet import Device, Draw, ExponentialLayers, Fleet, Job, Slower, Work, preset, timing
 from lanterne.learn import budgeted_sgd, local_sgd
 from lanterne.models import LayerStack, full
+from lanterne.protocol import Pass, Request
 from lanterne.rng import fold
 from lanterne.runtime import Loop, Simulator
 from lanterne.testing import Problem, simulate, tiny_cnn, tiny_mlp, tiny_problem, uneven_fleet
@@ -323,3 +325,28 @@ def test_the_chance_to_be_heard_counts_losses() -> None:
     error = np.std(ratios) / math.sqrt(len(ratios))
     assert abs(np.mean(ratios) - 1.0) < 4 * error
     assert error < 0.05
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("mean", [0.5, 2.0])
+def test_p_and_q_of_the_clock_belong_to_their_layers(steps: int, mean: float) -> None:
+    """Of layer l the clock's q is P[Poisson(T/m) >= L + 1 - l] in the first local step, p the product over users."""
+    problem, deadline = tiny_problem(), 1.0
+    fleet = preset("exponential-layers", mean=mean).build(6, 1, LAYERS)
+    seen: list[tuple[list[float], list[float]]] = []
+
+    class Told(Salf):
+        def round(self, state, cohort):
+            passes = [Pass("forward", 0, LAYERS), Pass("backward", 0, LAYERS)] * steps
+            requests = [
+                Request(c, "train", {"w": state.w}, batches=range(steps), passes=passes, deadline=deadline)
+                for c in cohort.clients
+            ]
+            seen.append((self._empty_chance(state, cohort, requests), self._clock(cohort, requests[2])))
+            return (yield from super().round(state, cohort))
+
+    simulate(lambda s: Told(stack=s, deadline=deadline, local_steps=steps), problem, fleet, 1)
+    (p, q), law_q = seen[0], [1 - gammaincc(LAYERS - b, deadline / mean) for b in range(LAYERS)]
+    assert q == pytest.approx(law_q, rel=1e-9)
+    assert p == pytest.approx([(1 - x) ** 6 for x in law_q], rel=1e-9)
+    assert p[0] > 1.5 * p[-1]  # the other way round would be noticed

@@ -197,7 +197,7 @@ def test_the_default_deadline_is_just_what_the_others_need() -> None:
     assert not [r for r in simulator.timeline if r["outcome"] == "complete"]
 
 
-@pytest.mark.parametrize(("asked", "share"), [("q0", 0.2), ("50%", 0.6), ("q1", 1.0)])
+@pytest.mark.parametrize(("asked", "share"), [("q0", 0.2), ("q0.3", 0.6), ("50%", 0.6), ("q1", 1.0)])
 def test_a_quantile_as_deadline(asked: str, share: float, tmp_path: Path) -> None:
     table = tmp_path / "fleet.csv"
     table.write_text("flops\n" + "\n".join(str(1e7 / (c + 1)) for c in range(5)))
