@@ -2,8 +2,18 @@
 
 from lanterne.data.batches import Streams
 from lanterne.data.dataset import Dataset
-from lanterne.data.load import load
+from lanterne.data.load import BUNDLED, data_files, load
 from lanterne.data.measure import client_means, label_shares
 from lanterne.data.partition import check_partition, partition
 
-__all__ = ["Dataset", "Streams", "check_partition", "client_means", "label_shares", "load", "partition"]
+__all__ = [
+    "BUNDLED",
+    "Dataset",
+    "Streams",
+    "check_partition",
+    "client_means",
+    "data_files",
+    "label_shares",
+    "load",
+    "partition",
+]

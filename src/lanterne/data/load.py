@@ -16,7 +16,8 @@ from lanterne.data.dataset import Dataset
 from lanterne.data.parquet import Split, read
 from lanterne.errors import DataError, nearest
 
-_BUNDLED = ("digits",)
+#: Data sets that come with lanterne, and have no files of their own.
+BUNDLED = ("digits",)
 _ACCEPTED = (
     "Accepted are 'digits' (bundled), a folder with train.parquet and test.parquet (or train*.parquet and "
     "test*.parquet), and a single .parquet file"
@@ -60,11 +61,11 @@ def load(spec: str, *, image: str | None = None, label: str | None = None, seed:
         >>> data.sample_shape, data.classes, len(data)
         ((1, 8, 8), 10, 1438)
     """
-    if spec in _BUNDLED:
+    if spec in BUNDLED:
         if image is not None or label is not None:
             raise DataError(f"{spec!r} is bundled and has no columns to choose from. Leave out image= and label=.")
         return _digits()
-    path = Path(spec).expanduser() if spec.startswith("~/") else Path(spec)
+    path = _path(spec)
     if path.is_dir():
         train = read(_parts(path, "train"), image, label)
         test = read(_parts(path, "test"), image, label)
@@ -77,6 +78,26 @@ def load(spec: str, *, image: str | None = None, label: str | None = None, seed:
     return _normalised(path.stem if path.is_file() else path.resolve().name, train, test)
 
 
+def data_files(spec: str) -> list[Path]:
+    """The files from which `load` would read a data set; whether they are there is not looked at.
+
+    Args:
+        spec: a name or a path.
+
+    Examples:
+        >>> data_files("digits"), [path.name for path in data_files("own.parquet")]
+        ([], ['own.parquet'])
+    """
+    if spec in BUNDLED:
+        return []
+    path = _path(spec)
+    return [*_matching(path, "train"), *_matching(path, "test")] if path.is_dir() else [path]
+
+
+def _path(spec: str) -> Path:
+    return Path(spec).expanduser() if spec.startswith("~/") else Path(spec)
+
+
 def _digits() -> Dataset:
     from sklearn.datasets import load_digits
 
@@ -85,9 +106,13 @@ def _digits() -> Dataset:
     return _normalised("digits", *_divide(rows, 0, "digits"))
 
 
-def _parts(folder: Path, split: str) -> list[Path]:
+def _matching(folder: Path, split: str) -> list[Path]:
     whole = folder / f"{split}.parquet"
-    paths = [whole] if whole.is_file() else sorted(folder.glob(f"{split}*.parquet"))
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{split}*.parquet"))
+
+
+def _parts(folder: Path, split: str) -> list[Path]:
+    paths = _matching(folder, split)
     if not paths:
         here = ", ".join(sorted(each.name for each in folder.glob("*.parquet"))[:5]) or "no .parquet file"
         raise DataError(
@@ -99,7 +124,7 @@ def _parts(folder: Path, split: str) -> list[Path]:
 
 
 def _unknown(spec: str, path: Path) -> str:
-    near = list(_BUNDLED)
+    near = list(BUNDLED)
     with contextlib.suppress(OSError):  # no such folder, or not ours to read: nothing to offer
         near += [str(each) for each in path.parent.iterdir() if each.is_dir() or each.suffix == ".parquet"]
     hint = nearest(spec, near)
