@@ -215,12 +215,17 @@ def test_18_uploads_shrink_with_depth() -> None:
         _, simulator = simulate(lambda s, d=float(deadline): Salf(stack=s, deadline=d), problem, uneven_fleet(), 1)
         for r in simulator.timeline:
             depth = max(r["units"] - LAYERS, 0)
-            seen.add(depth)
+            seen.add(-1 if r["outcome"] == "lost" else depth)
             sent = simulator.ledger.accounts[r["client"]].bytes
+            if r["outcome"] == "lost":  # the model has not come through by the deadline: there is nothing to send
+                assert r["downloaded"] == deadline
+                assert not sent["model_up"] + sent["scalar_up"]
+                assert sent["model_down"] < 8 * edges[-1]
+                continue
             assert sent["model_up"] == 8 * (edges[-1] - edges[LAYERS - depth])
             assert sent["scalar_up"] == 8
             assert sent["model_down"] == 8 * edges[-1]
-    assert seen == {0, 1, 2, 3}
+    assert seen == {-1, 0, 1, 2, 3}
 
 
 # ---------------------------------------------------------------------------------------------------- 19

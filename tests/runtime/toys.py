@@ -102,7 +102,8 @@ class ToySplit:
                     ("server", c), "serve", {"act": up["act"], "labels": up["labels"], **server},
                     passes=[Pass("forward", at, n), Pass("backward", at, n, to_input=True)],
                 )  # fmt: skip
-                down = Request(c, "backward", {"grad": served["grad"]}, batches=batch, passes=[Pass("backward", 0, at)])
+                work = [Pass("backward", 0, at)]
+                down = Request(c, "backward", {"grad": served["grad"]}, batches=batch, passes=work, silent=True)
                 yield Dispatch([up, served, down])
             fetches.append(Request(c, "fetch"))
         yield Dispatch(fetches)

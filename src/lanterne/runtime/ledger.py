@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from lanterne.protocol import Address
+from lanterne.protocol import Address, Direction
 from lanterne.runtime.pricing import Memory
 
 
@@ -16,6 +16,8 @@ class Account:
 
     Args:
         bytes: by category.
+        down: bytes to the client, of all categories.
+        up: bytes from it.
         flops: of all units done, wasted ones included.
         flops_wasted: of units whose result nobody used.
         busy: seconds at work: download, computation, upload.
@@ -25,6 +27,8 @@ class Account:
     """
 
     bytes: Counter[str] = field(default_factory=Counter)
+    down: int = 0
+    up: int = 0
     flops: float = 0.0
     flops_wasted: float = 0.0
     busy: float = 0.0
@@ -46,10 +50,14 @@ class Ledger:
             self.accounts[to] = Account()
         return self.accounts[to]
 
-    def carry(self, client: Address, category: str, nbytes: int) -> None:
+    def carry(self, client: Address, category: str, direction: Direction, nbytes: int) -> None:
         """Bytes went over a client's link."""
-        self.account(client).bytes[category] += nbytes
-        self.total.bytes[category] += nbytes
+        for account in (self.account(client), self.total):
+            account.bytes[category] += nbytes
+            if direction == "down":
+                account.down += nbytes
+            else:
+                account.up += nbytes
 
     def hold(self, client: Address, memory: Memory) -> None:
         """A client held so much memory."""
@@ -73,16 +81,6 @@ class Ledger:
         for account in accounts:
             account.wasted += seconds
             account.flops_wasted += flops
-
-    @property
-    def bytes_up(self) -> int:
-        """Bytes from all clients."""
-        return sum(n for name, n in self.total.bytes.items() if name.endswith("_up"))
-
-    @property
-    def bytes_down(self) -> int:
-        """Bytes to all clients."""
-        return sum(n for name, n in self.total.bytes.items() if name.endswith("_down"))
 
     def snapshot(self) -> dict[str, Any]:
         """Plain data."""
