@@ -216,7 +216,7 @@ def test_18_uploads_shrink_with_depth() -> None:
         for r in simulator.timeline:
             depth = max(r["units"] - LAYERS, 0)
             seen.add(-1 if r["outcome"] == "lost" else depth)
-            sent = simulator.ledger.accounts[r["client"]].bytes
+            sent = simulator.ledger[r["client"]].bytes
             if r["outcome"] == "lost":  # the model has not come through by the deadline: there is nothing to send
                 assert r["downloaded"] == deadline
                 assert not sent["model_up"] + sent["scalar_up"]

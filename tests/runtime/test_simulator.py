@@ -144,8 +144,8 @@ def test_first_and_deadline_and_what_is_late() -> None:
     simulator = laboratory(script, FLEET)
     assert simulator.now == 4.25
     assert [(r["client"], r["outcome"], r["arrived"]) for r in simulator.timeline][-1] == (4, "cancelled", 4.25)
-    assert simulator.ledger.accounts[4].wasted == 4.25
-    assert simulator.ledger.accounts[4].bytes == {"model_down": 680}  # its download of 5 s was cut off after 4.25
+    assert simulator.ledger[4].wasted == 4.25
+    assert simulator.ledger[4].bytes == {"model_down": 680}  # its download of 5 s was cut off after 4.25
 
 
 def test_a_cancelled_call_is_never_computed_and_takes_its_chain_along() -> None:
@@ -330,9 +330,9 @@ def test_work_that_nobody_reads_is_wasted_once() -> None:
     simulator = Simulator(lab, uneven_fleet(), executor, problem.streams, dtype=torch.float64)
     simulator.round(lab, problem.w)
     executor.close()
-    for account in simulator.ledger.accounts.values():
+    for account in simulator.ledger.values():
         assert account.wasted <= account.busy * (1 + 1e-12)
-    assert simulator.ledger.accounts[3].wasted == pytest.approx(simulator.ledger.accounts[3].busy, rel=1e-12)
+    assert simulator.ledger[3].wasted == pytest.approx(simulator.ledger[3].busy, rel=1e-12)
 
 
 def test_a_forward_pass_alone_holds_its_output() -> None:

@@ -38,6 +38,7 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         if call.seq not in calls:
             calls[call.seq] = call
             todo += [*call.sources.values(), *call.inputs, *call.next, *([call.before] if call.before else [])]
+    by_request = {c.request: c.seq for c in calls.values()}
     return {
         "now": simulator.clock.now,
         "rounds": simulator.rounds,
@@ -49,7 +50,7 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         "states": {to: dict(simulator.numerics.states[to]) for to in sorted(simulator.numerics.states, key=_order)},
         "ledger": simulator.ledger.snapshot(),
         "events": sorted((t, kind, seq) for t, kind, seq, call in simulator.clock.events if call.stage != "cancelled"),
-        "calls": [_call(calls[seq], calls) for seq in sorted(calls)],
+        "calls": [_call(calls[seq], calls, by_request) for seq in sorted(calls)],
         "live": [call.seq for call in simulator.calls.values()],
         "tail": [(to, call.seq) for to, call in simulator.tail.items()],
         "pending": [call.seq for call in simulator.numerics.pending],
@@ -86,9 +87,8 @@ def restore(simulator: Simulator, snap: dict[str, Any]) -> None:
     heapq.heapify(simulator.clock.events)
 
 
-def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
+def _call(call: Call, calls: dict[int, Call], by_request: dict[Request, int]) -> dict[str, Any]:
     q = call.request
-    by_request = {c.request: c.seq for c in calls.values()}
     arrays = {
         n: ("output", by_request[a.request], a.name) if isinstance(a, Output) and a.request in by_request else a
         for n, a in q.arrays.items()
