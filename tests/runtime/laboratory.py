@@ -35,7 +35,13 @@ class Lab:
 
     @property
     def handlers(self) -> dict[str, Any]:
-        return {"echo": self.echo, "count": self.count, "look": self.look}
+        return {
+            "echo": self.echo,
+            "count": self.count,
+            "look": self.look,
+            "scale": self.scale,
+            "put": self.put,
+        }
 
     def echo(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         return state, {"out": inbox["w"] + 1.0}
@@ -43,6 +49,12 @@ class Lab:
     def count(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         n = state.get("n", torch.zeros((), dtype=torch.float64)) + 1.0
         return {"n": n}, {"out": n}
+
+    def scale(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
+        return state, {"out": inbox["w"] + inbox.config["by"]}
+
+    def put(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
+        return {"n": inbox["w"].sum() + state.get("n", torch.zeros((), dtype=torch.float64))}, {}
 
     def look(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         return state, {"out": inbox["w"] * inbox["w"].sum().item()}
