@@ -75,6 +75,16 @@ def test_empirical_q_follows_the_rounds_in_which_a_client_came() -> None:
     assert not all(rule(lambda t, b, u: (sum(came[t][b].values()) + 1) / (sum(invited[t].values()) + 2)))  # in common
 
 
+@pytest.mark.parametrize("rule", ["paper", "cond", "code", "ht"])
+@pytest.mark.parametrize("p", ["auto", "clock", "empirical", "zero"])
+def test_a_history_is_kept_where_q_is_learned_from_it(rule: Any, p: Any) -> None:
+    heard = rounds_of(rule=rule, p=p)
+    invited = Counter(c for h in heard for c in h.invited)
+    came = [Counter(c for h in heard for c in h.deltas(STACK)[b]) for b in range(LAYERS)]
+    full = {c: (n, *(came[b][c] for b in range(LAYERS))) for c, n in invited.items()}
+    assert heard[-1].state.history == (full if (rule, p) == ("ht", "empirical") else {})
+
+
 # ------------------------------------------------------------------------------------------- knobs of the rules
 @pytest.mark.parametrize("cap", [1.3, 2.0, 1e9])
 def test_the_cap_bounds_the_factors_of_horvitz_thompson(cap: float) -> None:
