@@ -146,6 +146,17 @@ def test_a_servers_work_is_in_its_own_account() -> None:
     assert all(a.static == 0 for a in servers)
 
 
+def test_silent_work_is_not_wasted_though_nobody_reads_its_reply() -> None:
+    def script(state: Any, cohort: Any) -> Any:
+        yield Dispatch([Request(0, "put", {"w": W}, silent=True), ask(1), ask(2)])
+        yield Gather(Deadline(100.0), of=[])
+        yield from exchange([ask(0)])
+        return state
+
+    ledger = laboratory(script, FLEET).ledger
+    assert (ledger[0].busy, ledger[0].wasted) == (2.0, 0.0)
+
+
 def test_a_hand_off_counts_in_both_directions() -> None:
     ledger = Ledger()
     ledger.carry(3, "handoff", "up", 70)
