@@ -69,18 +69,16 @@ class Lab:
         return state
 
 
-def laboratory(script: Callable[..., Any], fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
+def simulator_of(lab: Lab, fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
     problem = tiny_problem(len(fleet))
+    runner = executor(problem.task, problem.data.x, problem.data.y)
+    return Simulator(lab, fleet, runner, problem.streams, dtype=torch.float64, **options)
+
+
+def laboratory(script: Callable[..., Any], fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
     lab = Lab(script)
-    simulator = Simulator(
-        lab,
-        fleet,
-        executor(problem.task, problem.data.x, problem.data.y),
-        problem.streams,
-        dtype=torch.float64,
-        **options,
-    )
-    simulator.round(lab, problem.w)
+    simulator = simulator_of(lab, fleet, executor, **options)
+    simulator.round(lab, W)
     return simulator
 
 

@@ -14,7 +14,7 @@ from lanterne.fleet import Device, Fleet
 from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Pass, Request, exchange
 from lanterne.runtime import Batched, InProcess, Loop, Simulator, restore, snapshot
 from lanterne.testing import tiny_problem
-from runtime.laboratory import FLEET, Lab, W, ask, laboratory
+from runtime.laboratory import FLEET, Lab, W, ask, laboratory, simulator_of
 
 FORWARD = Pass("forward", 0, 3)
 Script = Callable[[Any, Any], Any]
@@ -156,18 +156,13 @@ def test_a_queue_at_a_lane_survives_a_restart(resumed: bool) -> None:
 
 
 def _three_rounds(script: Script, resumed: bool, after: int) -> Any:
-    problem, lab = tiny_problem(5), Lab(script)
+    lab, state = Lab(script), W
     fleet = replace(FLEET, server=replace(FLEET.server, flops=1e3, machines=1))
-
-    def make() -> Simulator:
-        executor = Loop(problem.task, problem.data.x, problem.data.y)
-        return Simulator(lab, fleet, executor, problem.streams, dtype=torch.float64)
-
-    simulator, state = make(), problem.w
+    simulator = simulator_of(lab, fleet)
     for r in range(3):
         state = simulator.round(lab, state)
         if resumed and r + 1 == after:
-            other = make()
+            other = simulator_of(lab, fleet)
             restore(other, snapshot(simulator))
             simulator = other
     return state
