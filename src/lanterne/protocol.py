@@ -20,11 +20,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from lanterne.budget import Budget
+from lanterne.errors import ProtocolError
 
 Address = int | tuple[str, int]
 Outcome = Literal["complete", "partial", "refused", "failed", "lost"]
 Arrays = Mapping[str, Tensor]
 Late = Literal["keep", "cancel"]
+Direction = Literal["down", "up"]
 
 #: What bytes on a link are counted as. The first word is what it is, the last its direction as the client sees it.
 CATEGORIES = (
@@ -49,12 +51,18 @@ class Pass(NamedTuple):
     A backward pass goes from the last block to the first. A unit of it is the gradient of the block's parameters and
     what it takes to get there from the block behind: so a pass that stops after any unit has cost exactly its units.
     `to_input` asks for the gradient of the pass's own input as well, which a split server sends to its client.
+
+    `network` names the one of the algorithm's `networks` whose blocks these are (an auxiliary head, a submodel); by
+    default it is the model. `samples` is how many samples go through where it is not one batch of a client: a server
+    that works on the activations of several, say; 0 is one batch.
     """
 
     kind: Literal["forward", "backward"]
     first: int
     last: int
     to_input: bool = False
+    network: str = ""
+    samples: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,8 +76,11 @@ class Request:
         config: static values that are part of what makes two calls equal.
         batches: steps of the client's own stream of batches. The same span gives the same batches and the same key.
         passes: the work, symbolically, as often as it is done.
-        deadline: seconds after dispatch at which the device stops and sends what it has.
+        deadline: seconds after dispatch at which the device stops and sends what it has. A server has none.
         stop: what has to happen by the deadline: the reply's arrival, or only the end of the computation.
+        silent: its reply is never asked for: it only changes the state of its address. A `Gather` without `of` does not
+            wait for it, and it is cancelled with the requests that it prepares.
+        optimiser: bytes of what the optimiser holds during the work and not between requests (a velocity, say).
         note: the server's own memo (a model version, say); it never leaves the server.
     """
 
@@ -81,6 +92,8 @@ class Request:
     passes: Sequence[Pass] = ()
     deadline: float = math.inf
     stop: Literal["arrive", "compute"] = "arrive"
+    silent: bool = False
+    optimiser: int = 0
     note: Any = None
 
     def __getitem__(self, name: str) -> Output:
@@ -158,9 +171,12 @@ class Gather:
 
     Args:
         until: the rule.
-        of: the requests to wait for; by default all under way whose outputs no other request takes in.
-        late: what happens to those of them that are not settled: `keep` leaves them running; `cancel` ends them, and
-            with each all that waits for it.
+        of: the requests to wait for; by default all under way whose outputs no other request takes in, silent ones left
+            out.
+        late: what happens to those of them that are not settled: `keep` leaves them running; `cancel` ends them, with
+            each all that waits for it, and what was dispatched in this round for its sake alone: requests whose outputs
+            only cancelled ones take in, or silent ones before it at its address. An earlier request there whose reply
+            may be wanted goes on.
     """
 
     until: All | First | Deadline = All()
@@ -171,6 +187,20 @@ class Gather:
 Effect = Dispatch | Gather
 S = TypeVar("S")
 Program = Generator[Effect, "list[Reply] | None", S]
+
+
+def training(to: int, arrays: Mapping[str, Tensor | Output], batches: range, blocks: int, **options: Any) -> Request:
+    """The request that most methods make: a forward and a backward pass over the whole model for each batch.
+
+    Args:
+        to: a client.
+        arrays: what its handler `train` is given.
+        batches: steps of its stream.
+        blocks: of the model.
+        options: further fields of the `Request`.
+    """
+    passes = [Pass("forward", 0, blocks), Pass("backward", 0, blocks)] * len(batches)
+    return Request(to, "train", arrays, batches=batches, passes=passes, **options)
 
 
 def exchange(
@@ -254,7 +284,11 @@ class Cohort(Protocol):
 
 
 class Algorithm(Protocol[S]):
-    """Both halves of a method. A concrete one is a frozen dataclass whose fields are the hyperparameters."""
+    """Both halves of a method. A concrete one is a frozen dataclass whose fields are the hyperparameters.
+
+    One that works on more than the model (auxiliary heads, decoders, submodels) has an attribute `networks` besides:
+    its layer stacks by name, to which a `Pass` refers.
+    """
 
     #: Category of each array that crosses a link, by its name; 0-d arrays not named here are scalars.
     traffic: ClassVar[Mapping[str, str]]
@@ -310,7 +344,20 @@ def client_weight(cohort: Cohort, client: Address, weights: Literal["samples", "
     return float(cohort.facts(client).samples) if weights == "samples" and isinstance(client, int) else 1.0
 
 
-def category(name: str, ndim: int, traffic: Mapping[str, str], direction: Literal["down", "up"]) -> str:
+def check_deadline(request: Request) -> None:
+    """Refuse a deadline where there is no device to keep it.
+
+    Raises:
+        ProtocolError: for a request to a server with a deadline.
+    """
+    if isinstance(request.to, tuple) and not math.isinf(request.deadline):
+        raise ProtocolError(
+            f"{request.handler!r} to {request.to} has a deadline, but only devices are cut off. "
+            "Gather with a deadline and late='cancel' instead."
+        )
+
+
+def category(name: str, ndim: int, traffic: Mapping[str, str], direction: Direction) -> str:
     """What the bytes of an array are counted as.
 
     Args:

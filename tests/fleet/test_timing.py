@@ -55,12 +55,20 @@ def test_where_the_upload_may_end_later_only_the_computation_is_cut(deadline: fl
 
 @pytest.mark.parametrize("waited", [0.0, 0.4])
 def test_a_deadline_before_the_download_ends_everything_there(waited: float) -> None:
-    """Nothing is done and nothing is heard after the deadline, or after the moment at which the device could begin."""
-    job = JOB._replace(deadline=0.3)
+    """Nothing is done and nothing comes back: there is no model to do it with."""
     end = max(0.3, waited)
-    near(timing(DEVICE, job, DRAW, waited), end, end, end, end, 0)
-    late = timing(DEVICE, job._replace(stop="compute"), DRAW, waited)
-    near(late, waited + 0.62, waited + 0.62, waited + 0.62, waited + 0.62 + 0.5, 0)
+    for stop in ("arrive", "compute"):
+        found = timing(DEVICE, JOB._replace(deadline=0.3, stop=stop), DRAW, waited)
+        near(found, waited + 0.62, end, end, end, 0)
+        assert not found.heard
+
+
+def test_who_could_not_even_send_an_empty_reply_in_time_sends_none() -> None:
+    empty = 0.62 + 0.5 + JOB.up(0) / 50
+    assert timing(DEVICE, JOB._replace(deadline=empty), DRAW).heard
+    late = timing(DEVICE, JOB._replace(deadline=empty - 1e-9), DRAW)
+    assert (late.heard, late.arrived) == (False, empty - 1e-9)
+    assert timing(DEVICE, JOB._replace(deadline=empty - 1e-9, stop="compute"), DRAW).heard
 
 
 def test_waiting_shifts_the_work_but_not_the_deadline() -> None:
@@ -109,6 +117,10 @@ def test_the_units_in_time_are_those_found_by_trying_all(device: Device, job: Jo
 @given(devices, jobs(), st.floats(0, 5))
 def test_times_are_in_order_and_nobody_is_heard_late(device: Device, job: Job, waited: float) -> None:
     found = timing(device, job, DRAW, waited)
+    if not found.heard:
+        assert found.useful <= found.computed == found.arrived == max(job.deadline, waited)
+        assert found.units == 0
+        return
     assert found.downloaded <= found.useful <= found.computed <= found.arrived
     if found.units is None:
         assert found.useful == found.computed

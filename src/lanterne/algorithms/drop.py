@@ -27,11 +27,10 @@ from lanterne.protocol import (
     Handler,
     Inbox,
     Local,
-    Pass,
     Program,
-    Request,
     client_weight,
     exchange,
+    training,
     usable,
 )
 
@@ -81,15 +80,10 @@ class Drop:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, wait until the deadline, cancel the others, average over those who answered."""
         n, k = len(self.stack), self.local_steps
+        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
         invited = cohort.sample(self.cohort, cohort.key)
         requests = [
-            Request(
-                client,
-                "train",
-                {"w": state.w},
-                batches=range(state.round * k, (state.round + 1) * k),
-                passes=[Pass("forward", 0, n), Pass("backward", 0, n)] * k,
-            )
+            training(client, {"w": state.w}, range(state.round * k, (state.round + 1) * k), n, optimiser=velocity)
             for client in invited
         ]
         replies = yield from exchange(requests, Deadline(self.deadline), late="cancel")

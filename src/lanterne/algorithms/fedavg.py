@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lanterne.learn import Task, Update, coverage_mean, local_sgd
 from lanterne.models import LayerStack, full
-from lanterne.protocol import Cohort, Handler, Inbox, Local, Pass, Program, Request, client_weight, exchange, usable
+from lanterne.protocol import Cohort, Handler, Inbox, Local, Program, client_weight, exchange, training, usable
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -68,14 +68,9 @@ class FedAvg:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, wait for all, average over those who answered."""
         n, k = len(self.stack), self.local_steps
+        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
         replies = yield from exchange([
-            Request(
-                client,
-                "train",
-                {"w": state.w},
-                batches=range(state.round * k, (state.round + 1) * k),
-                passes=[Pass("forward", 0, n), Pass("backward", 0, n)] * k,
-            )
+            training(client, {"w": state.w}, range(state.round * k, (state.round + 1) * k), n, optimiser=velocity)
             for client in cohort.sample(self.cohort, cohort.key)
         ])  # fmt: skip
         updates = [

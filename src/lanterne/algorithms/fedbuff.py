@@ -30,10 +30,10 @@ from lanterne.protocol import (
     Handler,
     Inbox,
     Local,
-    Pass,
     Program,
     Request,
     client_weight,
+    training,
 )
 from lanterne.rng import fold, generator
 
@@ -124,13 +124,12 @@ class FedBuff:
         if wanted is not None:
             idle = sorted(idle[i] for i in generator(key, "order").permutation(len(idle))[:wanted])
         n, k, steps, requests = len(self.stack), self.local_steps, dict(state.steps), []
+        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
         for client in idle:
             first = steps.get(client, 0)
             steps[client] = first + k
-            batches, passes = range(first, first + k), [Pass("forward", 0, n), Pass("backward", 0, n)] * k
-            requests.append(
-                Request(client, "train", {"w": state.w}, batches=batches, passes=passes, note=state.version)
-            )
+            batches = range(first, first + k)
+            requests.append(training(client, {"w": state.w}, batches, n, optimiser=velocity, note=state.version))
         yield Dispatch(requests)
         return replace(state, busy=tuple(sorted(busy.union(idle))), steps=steps)
 

@@ -37,12 +37,12 @@ from lanterne.protocol import (
     Handler,
     Inbox,
     Local,
-    Pass,
     Program,
     Reply,
     Request,
     client_weight,
     exchange,
+    training,
     usable,
 )
 
@@ -51,8 +51,9 @@ from lanterne.protocol import (
 class State:
     """The global weights, the rounds so far, and what was seen of who reaches what.
 
-    `empty` counts, per block, the rounds in which nobody reached it; `history` holds, per client, how often it was
-    invited and then, per block, how often it reached it; `capped` counts the corrections that the cap has cut.
+    `empty` counts, per block, the rounds in which nobody reached it; `history` holds, per client whose q is learned,
+    how often it was invited and then, per block, how often it reached it; `capped` counts the corrections that the cap
+    has cut.
     """
 
     w: SkipValidation[Tensor]
@@ -123,26 +124,25 @@ class Salf:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, hear from everyone by the deadline, average every layer over those who reached it."""
         n, k = len(self.stack), self.local_steps
+        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        batches, stop = (
+            range(state.round * k, (state.round + 1) * k),
+            "arrive" if self.upload == "inside" else "compute",
+        )
         requests = [
-            Request(
-                client,
-                "train",
-                {"w": state.w},
-                batches=range(state.round * k, (state.round + 1) * k),
-                passes=[Pass("forward", 0, n), Pass("backward", 0, n)] * k,
-                deadline=self.deadline,
-                stop="arrive" if self.upload == "inside" else "compute",
-            )
+            training(client, {"w": state.w}, batches, n, deadline=self.deadline, stop=stop, optimiser=velocity)
             for client in cohort.sample(self.cohort, cohort.key)
         ]
-        p, q = self._empty_chance(state, cohort, requests), self._inclusion(state, cohort, requests)
+        p, known = self._empty_chance(state, cohort, requests), self._inclusion(cohort, requests)
+        q = {to: self._learned(state, to) if chance is None else chance for to, chance in known.items()}
         until = Deadline(self.deadline) if self.upload == "inside" else All()
         replies = usable((yield from exchange(requests, until, late="cancel")))
         counts = {r.request.to: self._steps(int(r["reached"])) for r in replies}
         weight = {q.to: client_weight(cohort, q.to, self.weights) for q in requests}
         w, capped = self._aggregate(state, replies, counts, weight, p, q)
         state = replace(state, w=w, round=state.round + 1, capped=state.capped + capped)
-        return self._remember(state, requests, counts)
+        # Whose q is known otherwise would only make every checkpoint longer.
+        return self._remember(state, [to for to, chance in known.items() if chance is None], counts)
 
     def evaluated(self, state: State) -> Tensor:
         """The global weights."""
@@ -211,18 +211,18 @@ class Salf:
             p = None if q is None else [x * (1.0 - chance) for x, chance in zip(p, q, strict=True)]
         return [(e + 1) / (state.round + 2) for e in state.empty] if p is None else p
 
-    def _inclusion(self, state: State, cohort: Cohort, requests: Sequence[Request]) -> dict[Address, list[float]]:
-        """`q_u,l` for the rule `ht`: from the clock model, else the share of u's rounds, smoothed as Laplace did."""
+    def _inclusion(self, cohort: Cohort, requests: Sequence[Request]) -> dict[Address, list[float] | None]:
+        """`q_u,l` for the rule `ht`, from the clock model; None where it has to be learned from the rounds."""
         if self.rule != "ht":
             return {}
-        found: dict[Address, list[float]] = {}
-        for request in requests:
-            q = self._clock(cohort, request) if self.p in ("auto", "clock") else None
-            if q is None:
-                invited, *times = state.history.get(request.to, (0,) * (len(self.stack) + 1))  # type: ignore[arg-type]
-                q = [1.0 if self._certain else (t + 1) / (invited + 2) for t in times]
-            found[request.to] = q
-        return found
+        if self._certain:
+            return {request.to: [1.0] * len(self.stack) for request in requests}
+        return {r.to: self._clock(cohort, r) if self.p != "empirical" else None for r in requests}
+
+    def _learned(self, state: State, client: Address) -> list[float]:
+        """The share of a client's rounds in which it reached each block, smoothed as Laplace did."""
+        invited, *times = state.history.get(client, (0,) * (len(self.stack) + 1))  # type: ignore[arg-type]
+        return [(t + 1) / (invited + 2) for t in times]
 
     def _clock(self, cohort: Cohort, request: Request) -> list[float] | None:
         """The chance to reach each block at least once: to end its backward unit in the first local step."""
@@ -238,12 +238,12 @@ class Salf:
         # Where nobody is cut off, a smoothed count would only invent empty rounds.
         return self.p == "zero" or (self.p == "empirical" and math.isinf(self.deadline))
 
-    def _remember(self, state: State, requests: Sequence[Request], counts: Mapping[Address, list[int]]) -> State:
-        """Count who reached what in this round."""
+    def _remember(self, state: State, clients: Sequence[Address], counts: Mapping[Address, list[int]]) -> State:
+        """Count in how many rounds nobody reached a block, and which blocks these clients reached."""
         history, none = dict(state.history), (0,) * (len(self.stack) + 1)
-        for q in requests:
-            if isinstance(q.to, int):
-                now = [1, *(int(s > 0) for s in counts.get(q.to, none[1:]))]
-                history[q.to] = tuple(b + r for b, r in zip(history.get(q.to, none), now, strict=True))
+        for to in clients:
+            if isinstance(to, int):
+                now = [1, *(int(s > 0) for s in counts.get(to, none[1:]))]
+                history[to] = tuple(b + r for b, r in zip(history.get(to, none), now, strict=True))
         seen = [any(c[b] > 0 for c in counts.values()) for b in range(len(self.stack))]
         return replace(state, history=history, empty=tuple(e + (not s) for e, s in zip(state.empty, seen, strict=True)))

@@ -21,6 +21,8 @@ from torch import Tensor
 from lanterne.errors import RunError
 
 _STRUCTURE = "lanterne"
+#: Above so many entries a table of integers is stored as a tensor.
+_MANY = 64
 
 
 def encode(tree: object) -> tuple[Any, dict[str, Tensor]]:
@@ -36,6 +38,7 @@ def encode(tree: object) -> tuple[Any, dict[str, Tensor]]:
     """
     tensors: dict[str, Tensor] = {}
     known: dict[int, str] = {}
+    made: list[Tensor] = []  # an identity says which tensor is meant only as long as it lives
 
     def walk(value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, Tensor):
@@ -55,6 +58,11 @@ def encode(tree: object) -> tuple[Any, dict[str, Tensor]]:
             return {"t": [walk(v) for v in value]}
         if isinstance(value, range):
             return {"r": [value.start, value.stop, value.step]}
+        if isinstance(value, Mapping) and len(value) > _MANY and _integers(value):
+            # Counts per client: a hundred thousand of them must not be as many pieces of JSON.
+            pairs = torch.tensor([[*value], [*value.values()]], dtype=torch.int64)
+            made.append(pairs)
+            return {"i": walk(pairs)}
         if isinstance(value, Mapping):
             return {"d": [[walk(k), walk(v)] for k, v in value.items()]}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -65,6 +73,10 @@ def encode(tree: object) -> tuple[Any, dict[str, Tensor]]:
         )
 
     return walk(tree), tensors
+
+
+def _integers(value: Mapping[Any, Any]) -> bool:
+    return all(type(k) is int for k in value) and all(type(v) is int for v in value.values())
 
 
 def decode(structure: Any, tensors: Mapping[str, Tensor], classes: Mapping[str, type]) -> Any:  # noqa: ANN401
@@ -88,6 +100,9 @@ def decode(structure: Any, tensors: Mapping[str, Tensor], classes: Mapping[str, 
             return tuple(walk(v) for v in inner)
         if tag == "r":
             return range(*inner)
+        if tag == "i":
+            keys, values = walk(inner).tolist()
+            return dict(zip(keys, values, strict=True))
         if tag == "d":
             return {walk(k): walk(v) for k, v in inner}
         name, fields = inner

@@ -25,7 +25,7 @@ def make_row(
         judged: from `Judge`.
         wall: seconds of real time so far.
     """
-    ledger, records = simulator.ledger, [r for r in simulator.timeline if r["class"] != "server"]
+    total, records = simulator.ledger.total, [r for r in simulator.timeline if r["class"] != "server"]
     outcomes = Counter(r["outcome"] for r in records)
     return {
         "algorithm": label,
@@ -34,16 +34,16 @@ def make_row(
         "virtual_seconds": simulator.now,
         "wall_seconds": wall,
         **judged,
-        "bytes_up": ledger.bytes_up,
-        "bytes_down": ledger.bytes_down,
-        "bytes": dict(sorted(ledger.total.bytes.items())),
-        "flops": ledger.total.flops,
-        "flops_wasted": ledger.total.flops_wasted,
-        "busy_seconds": ledger.total.busy,
-        "wasted_seconds": ledger.total.wasted,
-        "idle_seconds": max(len(simulator.fleet) * simulator.now - ledger.total.busy, 0.0),
-        "memory_static": ledger.total.static,
-        "memory_working": ledger.total.working,
+        "bytes_up": total.up,
+        "bytes_down": total.down,
+        "bytes": dict(sorted(total.bytes.items())),
+        "flops": total.flops,
+        "flops_wasted": total.flops_wasted,
+        "busy_seconds": total.busy,
+        "wasted_seconds": total.wasted,
+        "idle_seconds": max(len(simulator.fleet) * simulator.now - total.busy, 0.0),
+        "memory_static": total.static,
+        "memory_working": total.working,
         "replies": {name: outcomes.get(name, 0) for name in _OUTCOMES},
         "late": _late(records),
     }
@@ -68,23 +68,23 @@ def make_clients(simulator: Simulator) -> list[dict[str, Any]]:
     Args:
         simulator: at the end of the run.
     """
-    accounts = simulator.ledger.accounts
-    clients = sorted(client for client in accounts if isinstance(client, int))
+    accounts = ((to, simulator.ledger[to]) for to in simulator.ledger)
+    clients = sorted(((to, account) for to, account in accounts if isinstance(to, int)), key=lambda pair: pair[0])
     return [
         {
             "client": client,
             "class": simulator.fleet.devices[client].tier,
             "samples": simulator.streams.samples(client),
-            "bytes": dict(sorted(accounts[client].bytes.items())),
-            "flops": accounts[client].flops,
-            "flops_wasted": accounts[client].flops_wasted,
-            "busy_seconds": accounts[client].busy,
-            "wasted_seconds": accounts[client].wasted,
-            "idle_seconds": max(simulator.now - accounts[client].busy, 0.0),
-            "memory_static": accounts[client].static,
-            "memory_working": accounts[client].working,
+            "bytes": dict(sorted(account.bytes.items())),
+            "flops": account.flops,
+            "flops_wasted": account.flops_wasted,
+            "busy_seconds": account.busy,
+            "wasted_seconds": account.wasted,
+            "idle_seconds": max(simulator.now - account.busy, 0.0),
+            "memory_static": account.static,
+            "memory_working": account.working,
         }
-        for client in clients
+        for client, account in clients
     ]
 
 

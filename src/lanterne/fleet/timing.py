@@ -40,8 +40,10 @@ class Timing(NamedTuple):
         downloaded: when the download ends.
         useful: when the last unit ends that was finished.
         computed: when the device stops computing.
-        arrived: when the reply is there.
+        arrived: when the reply is there, or the deadline at which the device gave up.
         units: how many units were finished; None is all.
+        heard: whether anything comes back. A device that has not received the request by its deadline has nothing to
+            send, and one that could not even send an empty reply in time sends none.
     """
 
     downloaded: float
@@ -49,6 +51,7 @@ class Timing(NamedTuple):
     computed: float
     arrived: float
     units: int | None
+    heard: bool = True
 
 
 def timing(device: Device, job: Job, draw: Draw, waited: float = 0.0) -> Timing:
@@ -68,13 +71,14 @@ def timing(device: Device, job: Job, draw: Draw, waited: float = 0.0) -> Timing:
     whole = computed + _upload(device, job, None)
     if (whole if job.stop == "arrive" else computed) <= job.deadline:
         return Timing(downloaded, computed, computed, whole, None)
+    end = max(job.deadline, waited)
+    if downloaded + (_upload(device, job, 0) if job.stop == "arrive" else 0.0) > job.deadline:
+        return Timing(downloaded, min(downloaded, end), end, end, 0, heard=False)
     finished = device.finished(job.work, draw)
     units = _units_in_time(device, job, downloaded, finished)
     upload = _upload(device, job, units)
     useful = downloaded + (float(finished[units - 1]) if units else 0.0)
-    end = max(job.deadline, waited if job.stop == "arrive" else downloaded)
     if job.stop == "arrive":
-        downloaded, useful = min(downloaded, end), min(useful, end)
         return Timing(downloaded, useful, max(useful, end - upload), end, units)
     return Timing(downloaded, useful, end, end + upload, units)
 

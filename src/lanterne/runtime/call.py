@@ -11,7 +11,7 @@ from torch import Tensor
 from lanterne.budget import Units
 from lanterne.fleet import Work
 from lanterne.protocol import Outcome, Request
-from lanterne.tree import Spec
+from lanterne.tree import Spec, nbytes
 
 Stage = Literal["waiting", "queued", "running", "settled", "cancelled"]
 
@@ -47,6 +47,8 @@ class Call:
         "state_before",
         "state_spec",
         "units",
+        "until",
+        "uploaded",
         "useful",
         "value",
         "waits",
@@ -64,7 +66,7 @@ class Call:
         self.stage: Stage = "waiting"
         self.outcome: Outcome = "complete"
         self.start = self.downloaded = self.useful = self.computed = sent
-        self.arrived = math.inf
+        self.arrived = self.uploaded = self.until = math.inf
         self.units: int | None = None
         self.consumed = self.claimed = False
         self.signature: Signature | None = None
@@ -102,6 +104,11 @@ class Call:
         return [c for c in calls if c.value is None]
 
     @property
+    def held(self) -> int:
+        """Bytes that its result occupies until it is read: the reply, and the state to roll back to."""
+        return self.nbytes + nbytes(self.state_spec)
+
+    @property
     def budget(self) -> Units:
         """The budget that its handler is given."""
         return Units(self.units)
@@ -110,3 +117,16 @@ class Call:
 #: Handler, config, state spec, input spec, steps, units: calls with equal signatures are one computation on other
 #: numbers.
 Signature = tuple[str, tuple[tuple[str, object], ...], Spec, Spec, int, "int | None"]
+
+
+def signature(request: Request, state: Spec, arrays: Spec, units: int | None) -> Signature:
+    """What decides the shapes of a reply, and which calls may be stacked.
+
+    Args:
+        request: whose handler, configuration and number of batches count.
+        state: what it finds at its address.
+        arrays: what it brings.
+        units: after how many units it is cut off; None is not at all.
+    """
+    steps = len(request.batches) if isinstance(request.to, int) else 0
+    return (request.handler, tuple(request.config.items()), state, arrays, steps, units)

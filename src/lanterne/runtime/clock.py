@@ -13,13 +13,13 @@ from typing import Any
 
 from lanterne.errors import FleetError, ProtocolError
 from lanterne.fleet import Draw, Fleet, timing
-from lanterne.fleet import Job as Priced
-from lanterne.protocol import Output, category
+from lanterne.protocol import Direction, Outcome, Output, category
 from lanterne.rng import uniform
-from lanterne.runtime.call import Call, Signature
+from lanterne.runtime.call import Call, signature
 from lanterne.runtime.ledger import Ledger
 from lanterne.runtime.numerics import Numerics
-from lanterne.runtime.pricing import Pricing
+from lanterne.runtime.pricing import Memory, Pricing
+from lanterne.runtime.progress import Spent, finished, received, sent, spent
 from lanterne.tree import ArraySpec, Spec, nbytes
 
 _SETTLE, _READY = 0, 1
@@ -98,10 +98,10 @@ class VirtualClock:
         self.running[lane] = call
         to = call.request.to
         if isinstance(to, tuple):
-            call.signature = self._signature(call, self.numerics.state_spec(call), self._in_spec(call), None)
-            call.state_spec, call.spec, call.nbytes = self.pricing.reply(call.signature)
+            self._promise(call, self.numerics.state_spec(call), self.in_spec(call), None)
             call.downloaded = self.now
             call.useful = call.computed = call.arrived = self.now + call.work.total / self.fleet.server.flops
+            call.uploaded = call.until = call.arrived
         else:
             self._begin_on_device(to, call)
         if call.usable:
@@ -113,42 +113,52 @@ class VirtualClock:
     def _begin_on_device(self, client: int, call: Call) -> None:
         q, device, draw = call.request, self.fleet.devices[client], Draw(self.fleet.seed, client, call.round, call.nth)
         if self.away.get(client, 0.0) > self.now or not device.online(self.now):
-            call.outcome, call.arrived = "lost", self.now + self.fleet.detection
-            call.downloaded = call.useful = call.computed = self.now
+            self._nothing(call, "lost", self.now, self.now + self.fleet.detection)
             return
-        state = self.numerics.state_spec(call)
-        memory = self.pricing.memory(q.passes, nbytes(state) if state else 0)
+        state, arrays = self.numerics.state_spec(call), self.in_spec(call)
+        memory = self.memory(call, state, arrays)
         if memory.static + memory.working > device.memory:
-            call.outcome, call.arrived = "refused", self.now + 2 * device.latency
-            call.downloaded = call.useful = call.computed = self.now + device.latency
+            self._nothing(call, "refused", self.now + device.latency, self.now + 2 * device.latency)
             return
-        arrays = self._in_spec(call)
-        for array in arrays:
-            self.ledger.carry(client, category(array.name, len(array.shape), self.traffic, "down"), array.nbytes)
         self.ledger.hold(client, memory)
-
-        def up(units: int | None) -> int:
-            return self.pricing.reply(self._signature(call, state, arrays, units)).nbytes
-
-        t = timing(device, Priced(nbytes(arrays), call.work, up, q.deadline, q.stop), draw, self.now - call.sent)
+        t = timing(device, self.pricing.job(q, state, arrays), draw, self.now - call.sent)
         call.downloaded, call.useful, call.computed = (
             call.sent + t.downloaded,
             call.sent + t.useful,
             call.sent + t.computed,
         )
-        call.arrived, call.units = call.sent + t.arrived, t.units
+        call.arrived = call.uploaded = call.until = call.sent + t.arrived
+        call.units = t.units
         call.outcome = "complete" if t.units is None else "partial"
+        # Shapes are promised to nobody where the call is lost, but its upload may have begun.
+        self._promise(call, state, arrays, t.units)
         lost = self._lost_at(client, call, draw)
         if lost is not None:
-            call.outcome = "lost"
+            call.outcome, call.until, call.arrived = "lost", lost, lost + self.fleet.detection
             self.away[client] = max(lost + self.fleet.rejoin, lost)
-            call.downloaded, call.computed = min(call.downloaded, lost), min(call.computed, lost)
-            call.arrived = lost + self.fleet.detection
+        elif not t.heard:
+            call.outcome, call.spec = "lost", ()
         elif device.failure and uniform(draw.seed, "failure", client, draw.nth) < device.failure:
-            call.outcome, call.arrived = "failed", call.computed + device.latency
-        else:
-            call.signature = self._signature(call, state, arrays, t.units)
-            call.state_spec, call.spec, call.nbytes = self.pricing.reply(call.signature)
+            call.outcome, call.spec = "failed", ()
+            call.arrived = call.until = call.computed + device.latency
+
+    def _nothing(self, call: Call, outcome: Outcome, until: float, arrived: float) -> None:
+        """A call that moves no byte and does no work."""
+        call.outcome, call.units = outcome, 0
+        call.downloaded, call.uploaded = math.inf, math.inf
+        call.useful = call.computed = call.until = until
+        call.arrived = arrived
+
+    def _promise(self, call: Call, state: Spec, arrays: Spec, units: int | None) -> None:
+        """From here on the shapes of a call's reply and of the state after it are known."""
+        call.signature = signature(call.request, state, arrays, units)
+        call.state_spec, call.spec, call.nbytes = self.pricing.reply(call.signature)
+
+    def memory(self, call: Call, state: Spec, arrays: Spec) -> Memory:
+        """Peak bytes of a call on its device, which keeps the larger of the states before and after."""
+        after = self.pricing.reply(signature(call.request, state, arrays, None)).state
+        kept = max(nbytes(state), nbytes(after)) + call.request.optimiser
+        return self.pricing.memory(call.request.passes, kept)
 
     def _lost_at(self, client: int, call: Call, draw: Draw) -> float | None:
         """When the device goes away in the middle of the call, if it does."""
@@ -160,18 +170,12 @@ class VirtualClock:
         return leaves if leaves < call.arrived else None
 
     def _settle(self, call: Call) -> list[Call]:
-        call.stage = "settled"
-        to = call.request.to
-        lane = self.fleet.lane(to)
-        seconds, flops = self.spent(call)
-        self.ledger.spend(to, seconds, flops, wasted=not call.usable)
+        call.stage, call.state_before = "settled", None
+        self._book(call, wasted=not call.usable)
         if call.outcome == "partial":
-            self.ledger.regret(to, call.computed - call.useful, 0.0)
-        if call.usable and isinstance(to, int):
-            for array in call.spec:
-                self.ledger.carry(to, category(array.name, len(array.shape), self.traffic, "up"), array.nbytes)
+            self.ledger.regret(call.request.to, call.computed - call.useful, 0.0)
         self._record(call, call.arrived)
-        self._free(lane)
+        self._free(self.fleet.lane(call.request.to))
         settled = [call]
         for after in call.next:
             after.waits -= 1
@@ -183,6 +187,22 @@ class VirtualClock:
                 heapq.heappush(self.events, (self.now, _READY, after.seq, after))
         call.next, call.inputs = [], ()
         return settled
+
+    def _book(self, call: Call, *, wasted: bool) -> None:
+        """Enter what a call has cost by now: it ends here, one way or another."""
+        to = call.request.to
+        self.ledger.spend(to, *self.spent(call), wasted=wasted)
+        if not isinstance(to, int):
+            return
+        latency = self.fleet.devices[to].latency
+        shares: list[tuple[Direction, Spec, float]] = [
+            ("down", call.signature[3] if call.signature else (), received(call, latency, self.now)),
+            ("up", call.spec, sent(call, latency, self.now)),
+        ]
+        for direction, arrays, share in shares:
+            for array in arrays if share else ():
+                name = category(array.name, len(array.shape), self.traffic, direction)
+                self.ledger.carry(to, name, direction, int(share * array.nbytes))
 
     def settle_lost(self, call: Call) -> list[Call]:
         """What a call was to take in, or the state that it was to find, will never be: it and all after it are lost."""
@@ -209,10 +229,7 @@ class VirtualClock:
                 return
 
     def cancel(self, calls: Iterable[Call], round: int) -> None:
-        """End calls, and with each all that waits for it and what was dispatched in this round for it alone.
-
-        A call before it at the same address counts as dispatched for it, for it prepares its state.
-        """
+        """End calls, and with each all that waits for it, and what was dispatched in this round for its sake alone."""
         todo, cancelled, lanes = list(calls), [], []
         while todo:
             c = todo.pop()
@@ -220,31 +237,20 @@ class VirtualClock:
                 continue
             if c.stage == "running":
                 lanes.append(self.fleet.lane(c.request.to))
-                self.ledger.spend(c.request.to, *self.spent(c), wasted=True)
+                self._book(c, wasted=True)
                 self._record(c, self.now, "cancelled")
             c.stage = "cancelled"
             cancelled.append(c)
             todo += c.next
-            todo += [i for i in c.inputs if i.round == round and all(n.stage == "cancelled" for n in i.next)]
+            inputs = [i for i in c.inputs if i.round == round and (i.consumed or i.request.silent)]
+            todo += [i for i in inputs if all(n.stage == "cancelled" for n in i.next)]
         self.numerics.roll_back(cancelled)
         for lane in lanes:
             self._free(lane)
 
-    def spent(self, call: Call) -> tuple[float, float]:
-        """Seconds and FLOPs that an address has spent on a call by now."""
-        end = min(call.arrived, self.now)
-        if call.outcome == "lost":
-            end = min(end, max(call.computed, call.downloaded))
-        work = call.work
-        if call.stage == "settled" and call.usable:
-            units = len(work) if call.units is None else call.units
-            flops = float(work.cumulative[units - 1]) if units else 0.0
-        elif call.computed > call.downloaded:
-            share = (min(end, call.computed) - call.downloaded) / (call.computed - call.downloaded)
-            flops = work.total * min(max(share, 0.0), 1.0)
-        else:
-            flops = 0.0
-        return max(end - call.start, 0.0), flops
+    def spent(self, call: Call) -> Spent:
+        """What an address has spent on a call by now."""
+        return spent(call, self.fleet, min(call.arrived, self.now))
 
     def under_way(self) -> list[dict[str, Any]]:
         """What devices are at work on now, as records like those of the timeline, with the outcome `running`."""
@@ -267,12 +273,13 @@ class VirtualClock:
             "computed": min(call.computed, end),
             "arrived": end,
             "outcome": outcome or call.outcome,
-            "units": len(call.work) if call.units is None else call.units,
+            "units": finished(call, self.fleet, min(end, call.until)),
             "of": len(call.work),
         })  # fmt: skip
 
     # ------------------------------------------------------------------ shapes
-    def _in_spec(self, call: Call) -> Spec:
+    def in_spec(self, call: Call) -> Spec:
+        """The arrays that a call brings to its address."""
         spec = []
         for name, array in call.request.arrays.items():
             if isinstance(array, Output):
@@ -283,8 +290,3 @@ class VirtualClock:
             else:
                 spec.append(ArraySpec(name, tuple(array.shape), array.dtype))
         return tuple(spec)
-
-    def _signature(self, call: Call, state: Spec, arrays: Spec, units: int | None) -> Signature:
-        q = call.request
-        steps = len(q.batches) if isinstance(q.to, int) else 0
-        return (q.handler, tuple(q.config.items()), state, arrays, steps, units)

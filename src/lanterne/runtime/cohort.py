@@ -11,7 +11,7 @@ from lanterne.errors import ProtocolError
 from lanterne.fleet import Device, Job, reach
 from lanterne.protocol import Facts, Output, Request
 from lanterne.rng import fold, generator
-from lanterne.tree import nbytes, spec_of
+from lanterne.tree import spec_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,13 +61,7 @@ class SimulatedCohort:
             )
         arrays: dict[str, Tensor] = {n: a for n, a in q.arrays.items() if not isinstance(a, Output)}
         s, client = self._simulator, q.to
-        down, state = spec_of(arrays), spec_of(s.numerics.states.get(client, {}))
-
-        def up(units: int | None) -> int:
-            signature = (q.handler, tuple(q.config.items()), state, down, len(q.batches), units)
-            return s.pricing.reply(signature).nbytes
-
-        return client, Job(nbytes(down), s.pricing.work(q.passes), up, q.deadline, q.stop)
+        return client, s.pricing.job(q, spec_of(s.numerics.states.get(client, {})), spec_of(arrays))
 
 
 def expected_seconds(device: Device, job: Job) -> float:

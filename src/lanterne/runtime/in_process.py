@@ -31,6 +31,7 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
+    check_deadline,
     drive,
 )
 from lanterne.rng import fold
@@ -44,6 +45,8 @@ class Flight:
 
     def __init__(self, seq: int, request: Request, sources: dict[str, Flight], round: int, sent: float) -> None:
         self.seq, self.request, self.sources, self.round, self.sent = seq, request, sources, round, sent
+        self.before: Flight | None = None
+        self.inputs: tuple[Flight, ...] = ()
         self.waits = 0
         self.next: list[Flight] = []
         self.outcome: Outcome | None = None
@@ -56,6 +59,13 @@ class Flight:
     def usable(self) -> bool:
         """Whether it is settled and brought arrays."""
         return self.outcome in ("complete", "partial")
+
+
+def _standing(flight: Flight | None) -> Flight | None:
+    """The last flight at an address that was not cancelled, up to this one."""
+    while flight is not None and flight.cancelled:
+        flight = flight.before
+    return flight
 
 
 class InProcessCohort:
@@ -80,8 +90,8 @@ class InProcessCohort:
 
     def seconds(self, request: Request) -> float:
         """The mean of what this client has needed for this handler so far; 0 before the first time."""
-        times = self._runtime.measured.get((request.to, request.handler), [])
-        return sum(times) / len(times) if times else 0.0
+        count, seconds = self._runtime.measured.get((request.to, request.handler), (0, 0.0))
+        return seconds / count if count else 0.0
 
     def reach(self, request: Request) -> Sequence[float] | None:
         """Certain without a deadline; unknown with one, for there is no clock model of real devices."""
@@ -115,7 +125,7 @@ class InProcess:
         self.on_error, self.gone = on_error, gone if gone is not None else set()
         self.rounds, self.seq = 0, 0
         self.started = time.monotonic()
-        self.measured: dict[tuple[Address, str], list[float]] = {}
+        self.measured: dict[tuple[Address, str], tuple[int, float]] = {}
         self.states: dict[Address, Mapping[str, Tensor]] = {}
         self._changed = threading.Condition()
         self._flights: dict[Request, Flight] = {}
@@ -134,7 +144,8 @@ class InProcess:
         state = drive(algorithm.round(state, InProcessCohort(self)), self)
         with self._changed:
             self._flights = {q: f for q, f in self._flights.items() if f.outcome is None and not f.cancelled}
-            self._tail = {to: f for to, f in self._tail.items() if f.outcome is None and not f.cancelled}
+            tails = ((to, _standing(f)) for to, f in self._tail.items())
+            self._tail = {to: f for to, f in tails if f is not None and f.outcome is None}
             self.rounds += 1
         return state
 
@@ -158,20 +169,23 @@ class InProcess:
     def _dispatch(self, request: Request) -> None:
         if request.handler not in self.handlers:
             raise ProtocolError(f"There is no handler {request.handler!r}; the table has {', '.join(self.handlers)}.")
+        check_deadline(request)
         sources = {n: self._flights[a.request] for n, a in request.arrays.items() if isinstance(a, Output)}
         flight = self._flights[request] = Flight(self.seq, request, sources, self.rounds, time.monotonic())
         self.seq += 1
-        before = self._tail.get(request.to)
+        before = _standing(self._tail.get(request.to))
         self._tail[request.to] = flight
         for source in sources.values():
             source.consumed = True
         if any(s.cancelled or (s.outcome is not None and not s.usable) for s in sources.values()):
             self._settle(flight, "lost")
             return
-        for source in dict.fromkeys([*sources.values(), *([before] if before is not None else [])]):
-            if source.outcome is None and not source.cancelled:
-                flight.waits += 1
-                source.next.append(flight)
+        flight.before = before
+        inputs = dict.fromkeys([*sources.values(), *([flight.before] if flight.before is not None else [])])
+        flight.inputs = tuple(i for i in inputs if i.outcome is None and not i.cancelled)
+        flight.waits = len(flight.inputs)
+        for i in flight.inputs:
+            i.next.append(flight)
         if not flight.waits:
             self._send(flight)
 
@@ -199,7 +213,7 @@ class InProcess:
                 self._settle(after, "lost")
             elif not after.waits and not after.cancelled and after.outcome is None:
                 self._send(after)
-        flight.next = []
+        flight.next, flight.before, flight.inputs = [], None, ()
         self._changed.notify_all()
 
     def _cancel(self, flight: Flight) -> None:
@@ -210,11 +224,13 @@ class InProcess:
             if f.outcome is None and not f.cancelled:
                 f.cancelled = True
                 todo += f.next
-                todo += [s for s in f.sources.values() if all(n.cancelled for n in s.next)]
+                inputs = [i for i in f.inputs if i.round == self.rounds and (i.consumed or i.request.silent)]
+                todo += [i for i in inputs if all(n.cancelled for n in i.next)]
 
     def _gather(self, g: Gather) -> list[Reply]:
         if g.of is None:
-            open_ = [f for f in self._flights.values() if not f.claimed and not f.consumed and not f.cancelled]
+            waiting = (f for f in self._flights.values() if not (f.consumed or f.request.silent))
+            open_ = [f for f in waiting if not f.claimed and not f.cancelled]
         else:
             open_ = [f for f in (self._flights[q] for q in g.of) if not f.claimed and not f.cancelled]
         first = g.until.k if isinstance(g.until, First) else None
@@ -274,7 +290,8 @@ class InProcess:
                     self._changed.notify_all()
                 continue
             with self._changed:
-                self.measured.setdefault((to, flight.request.handler), []).append(time.monotonic() - begun)
+                count, seconds = self.measured.get((to, flight.request.handler), (0, 0.0))
+                self.measured[to, flight.request.handler] = (count + 1, seconds + time.monotonic() - begun)
                 if to in self.gone:
                     self._settle(flight, "lost")
                 elif not flight.cancelled:

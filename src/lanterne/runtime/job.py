@@ -44,9 +44,14 @@ class Node(Protocol):
 
 
 class Executor(Protocol):
-    """Computes many calls. A slow executor is the oracle of every fast one."""
+    """Computes many calls. A slow executor is the oracle of every fast one.
+
+    `x` `[n, ...]` and `y` `[n, ...]` are the resident training samples and their labels.
+    """
 
     task: Task
+    x: Tensor
+    y: Tensor
 
     def run(self, nodes: Sequence[Any], job: Callable[[Any], Job], done: Callable[[Any, Result], None]) -> None:
         """Compute calls that are in an order in which none needs a later one.

@@ -1,13 +1,24 @@
-"""The books: bytes by category, FLOPs, seconds and peak memory, per client and in all."""
+"""The books: bytes by category, FLOPs, seconds and peak memory, per client and in all.
+
+They are kept in columns, one row per address, so that a checkpoint of a hundred thousand clients is a copy of arrays.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from lanterne.protocol import Address
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lanterne.protocol import Address, Direction
 from lanterne.runtime.pricing import Memory
+
+_SECONDS, _FLOPS, _WASTED_SECONDS, _WASTED_FLOPS = range(4)
+_DOWN, _UP, _STATIC, _WORKING, _CATEGORIES = range(5)
 
 
 @dataclass(slots=True)
@@ -16,6 +27,8 @@ class Account:
 
     Args:
         bytes: by category.
+        down: bytes to the client, of all categories.
+        up: bytes from it.
         flops: of all units done, wasted ones included.
         flops_wasted: of units whose result nobody used.
         busy: seconds at work: download, computation, upload.
@@ -25,6 +38,8 @@ class Account:
     """
 
     bytes: Counter[str] = field(default_factory=Counter)
+    down: int = 0
+    up: int = 0
     flops: float = 0.0
     flops_wasted: float = 0.0
     busy: float = 0.0
@@ -33,70 +48,101 @@ class Account:
     working: int = 0
 
 
-class Ledger:
-    """Accounts by client, and their totals kept along."""
+class Ledger(Mapping[Address, Account]):
+    """The accounts of all addresses that were ever asked, and the clients' total: row 0, kept along."""
 
     def __init__(self) -> None:
-        self.accounts: dict[Address, Account] = {}
-        self.total = Account()
+        self.categories: list[str] = []
+        self._rows: dict[Address, int] = {}
+        self._reals: NDArray[np.float64] = np.zeros((8, 4))
+        self._counts: NDArray[np.int64] = np.zeros((8, _CATEGORIES), dtype=np.int64)
 
-    def account(self, to: Address) -> Account:
-        """The account of an address, opened if need be."""
-        if to not in self.accounts:
-            self.accounts[to] = Account()
-        return self.accounts[to]
+    def __getitem__(self, to: Address) -> Account:
+        """What an address has cost; an address that was never asked has no account."""
+        return self._account(self._rows[to])
 
-    def carry(self, client: Address, category: str, nbytes: int) -> None:
+    def __eq__(self, other: object) -> bool:
+        """Whether the same addresses have cost the same."""
+        return isinstance(other, Ledger) and self.total == other.total and dict(self) == dict(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[Address]:
+        """The addresses, in the order in which they were first asked."""
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """How many addresses were ever asked."""
+        return len(self._rows)
+
+    @property
+    def total(self) -> Account:
+        """All clients together; memory is the largest of any."""
+        return self._account(0)
+
+    def carry(self, client: Address, category: str, direction: Direction, nbytes: int) -> None:
         """Bytes went over a client's link."""
-        self.account(client).bytes[category] += nbytes
-        self.total.bytes[category] += nbytes
+        if category not in self.categories:
+            self.categories.append(category)
+            self._counts = np.pad(self._counts, ((0, 0), (0, 1)))
+        way, kind = _DOWN if direction == "down" else _UP, _CATEGORIES + self.categories.index(category)
+        for row in self._both(client):
+            self._counts[row, way] += nbytes
+            self._counts[row, kind] += nbytes
 
     def hold(self, client: Address, memory: Memory) -> None:
         """A client held so much memory."""
-        for account in (self.account(client), self.total):
-            account.static = max(account.static, memory.static)
-            account.working = max(account.working, memory.working)
+        for row in self._both(client):
+            self._counts[row, _STATIC] = max(int(self._counts[row, _STATIC]), memory.static)
+            self._counts[row, _WORKING] = max(int(self._counts[row, _WORKING]), memory.working)
 
     def spend(self, to: Address, seconds: float, flops: float, *, wasted: bool) -> None:
         """Time and work were spent. A server's count in its own account, not in the clients' total."""
-        accounts = [self.account(to)] if isinstance(to, tuple) else [self.account(to), self.total]
-        for account in accounts:
-            account.busy += seconds
-            account.flops += flops
-            if wasted:
-                account.wasted += seconds
-                account.flops_wasted += flops
+        for row in self._both(to):
+            self._reals[row, _SECONDS] += seconds
+            self._reals[row, _FLOPS] += flops
+        if wasted:
+            self.regret(to, seconds, flops)
 
     def regret(self, to: Address, seconds: float, flops: float) -> None:
         """What was spent turns out to have been for nothing."""
-        accounts = [self.account(to)] if isinstance(to, tuple) else [self.account(to), self.total]
-        for account in accounts:
-            account.wasted += seconds
-            account.flops_wasted += flops
-
-    @property
-    def bytes_up(self) -> int:
-        """Bytes from all clients."""
-        return sum(n for name, n in self.total.bytes.items() if name.endswith("_up"))
-
-    @property
-    def bytes_down(self) -> int:
-        """Bytes to all clients."""
-        return sum(n for name, n in self.total.bytes.items() if name.endswith("_down"))
+        for row in self._both(to):
+            self._reals[row, _WASTED_SECONDS] += seconds
+            self._reals[row, _WASTED_FLOPS] += flops
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"total": _plain(self.total), "accounts": [(to, _plain(a)) for to, a in self.accounts.items()]}
+        """Plain data: columns."""
+        rows = 1 + len(self._rows)
+        clients = [to for to in self._rows if isinstance(to, int)]
+        return {
+            "categories": list(self.categories),
+            "clients": torch.tensor(clients, dtype=torch.int64),
+            "client_rows": torch.tensor([self._rows[to] for to in clients], dtype=torch.int64),
+            "servers": [(to, row) for to, row in self._rows.items() if not isinstance(to, int)],
+            "reals": torch.from_numpy(self._reals[:rows].copy()),
+            "counts": torch.from_numpy(self._counts[:rows].copy()),
+        }
 
     def restore(self, snap: dict[str, Any]) -> None:
         """Back to a snapshot."""
-        self.total = _account(snap["total"])
-        self.accounts = {to: _account(a) for to, a in snap["accounts"]}
+        self.categories = list(snap["categories"])
+        clients = zip(snap["clients"].tolist(), snap["client_rows"].tolist(), strict=True)
+        found: list[tuple[Address, int]] = [*clients, *snap["servers"]]
+        self._rows = dict(sorted(found, key=lambda pair: pair[1]))
+        self._reals, self._counts = snap["reals"].cpu().numpy().copy(), snap["counts"].cpu().numpy().copy()
 
+    def _both(self, to: Address) -> tuple[int, ...]:
+        """The rows in which something is entered: its own, and for a client the total."""
+        row = self._rows.get(to)
+        if row is None:
+            row = self._rows[to] = 1 + len(self._rows)
+            if row == len(self._reals):
+                self._reals = np.pad(self._reals, ((0, row), (0, 0)))
+                self._counts = np.pad(self._counts, ((0, row), (0, 0)))
+        return (row, 0) if isinstance(to, int) else (row,)
 
-def _plain(account: Account) -> dict[str, Any]:
-    return {f.name: getattr(account, f.name) for f in fields(Account)} | {"bytes": dict(account.bytes)}
-
-
-def _account(data: dict[str, Any]) -> Account:
-    return Account(**{**data, "bytes": Counter(data["bytes"])})
+    def _account(self, row: int) -> Account:
+        seconds, flops, wasted, flops_wasted = map(float, self._reals[row])
+        down, up, static, working, *counts = map(int, self._counts[row])
+        carried = Counter({name: n for name, n in zip(self.categories, counts, strict=True) if n})
+        return Account(carried, down, up, flops, flops_wasted, seconds, wasted, static, working)

@@ -23,7 +23,7 @@ class Numerics:
         executor: computes them.
         streams: which rows a client reads.
         seed: of the run.
-        unread_bytes: bound on the replies that are computed before anybody asked for them.
+        unread_bytes: bound on what is computed before anybody asked for it: replies, and states to roll back to.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Numerics:
             return
         wanted: dict[Call, None] = {}
         _closure(missing, wanted)
-        unread = self.unread + sum(c.nbytes for c in wanted)
+        unread = self.unread + sum(c.held for c in wanted)
         for call in sorted(self.pending, key=lambda c: c.seq):
             if call in wanted:
                 continue
             more: dict[Call, None] = {}
             _closure([call], more)
-            cost = sum(c.nbytes for c in more if c not in wanted)
+            cost = sum(c.held for c in more if c not in wanted)
             if unread + cost <= self.unread_bytes:
                 wanted.update(more)
                 unread += cost
@@ -75,14 +75,14 @@ class Numerics:
         call.claimed = True
         if not call.usable:
             return {}
-        self.unread -= call.nbytes
+        self.unread -= call.held
         assert call.value is not None
         return call.value
 
     def forget(self, call: Call) -> None:
         """A reply that arrived will never be read."""
         if call.value is not None:
-            self.unread -= call.nbytes
+            self.unread -= call.held
         elif not call.state_spec and all(after.ended for after in call.next):
             self.pending = [c for c in self.pending if c is not call]
 
@@ -91,7 +91,7 @@ class Numerics:
         for c in sorted(cancelled, key=lambda c: -c.seq):
             if c.value is not None and c.usable:
                 self.states[c.request.to], c.value = c.state_before or {}, None
-                self.unread -= c.nbytes
+                self.unread -= c.held
         self.pending = [c for c in self.pending if c.stage != "cancelled"]
 
     def _compute(self, calls: Iterable[Call]) -> None:
@@ -129,8 +129,10 @@ class Numerics:
                 f"{spec_of(state)}, but promised {call.spec} and {call.state_spec} when it was run on shapes. "
                 "Shapes must not depend on values."
             )
-        call.state_before, self.states[call.request.to], call.value = self.states.get(call.request.to, {}), state, out
-        self.unread += call.nbytes
+        if not call.ended:  # what has arrived is never taken back
+            call.state_before = self.states.get(call.request.to, {})
+        self.states[call.request.to], call.value = state, out
+        self.unread += call.held
         call.sources, call.before = {}, None
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lanterne.budget import Units
 from lanterne.errors import LanterneError, ProtocolError
-from lanterne.fleet import Work
+from lanterne.fleet import Job, Work
 from lanterne.learn import Task
-from lanterne.models import block_costs
-from lanterne.protocol import Handler, Inbox, Local, Pass
-from lanterne.runtime.call import Signature
-from lanterne.tree import Shape, Spec, empty, nbytes, spec_of
+from lanterne.models import BlockCost, LayerStack, block_costs
+from lanterne.protocol import Handler, Inbox, Local, Pass, Request
+from lanterne.runtime.call import Signature, signature
+from lanterne.tree import Spec, empty, nbytes, spec_of
 
 
 class Memory(NamedTuple):
@@ -40,7 +42,9 @@ class Pricing:
         task: the model and the loss.
         batch: samples in a batch.
         dtype: of the parameters.
-        sample: shape and dtype of one sample.
+        x: `[n, ...]`, the resident samples, for their shape and dtype.
+        y: `[n, ...]`, their labels, likewise.
+        networks: the stacks that the algorithm has besides the model, by name.
     """
 
     def __init__(
@@ -49,19 +53,32 @@ class Pricing:
         task: Task,
         batch: int,
         dtype: torch.dtype,
-        sample: tuple[Shape, torch.dtype],
+        x: Tensor,
+        y: Tensor,
+        networks: Mapping[str, LayerStack] | None = None,
     ) -> None:
-        self.handlers, self.task, self.batch, self.dtype, self.sample = handlers, task, batch, dtype, sample
-        self.costs = block_costs(task.stack, dtype)
+        self.handlers, self.task, self.batch, self.dtype = handlers, task, batch, dtype
+        self.sample, self.label = (tuple(x.shape[1:]), x.dtype), (tuple(y.shape[1:]), y.dtype)
+        self.networks = {"": task.stack, **(networks or {})}
+        self._costs: dict[str, tuple[BlockCost, ...]] = {}
         self._work: dict[tuple[Pass, ...], Work] = {}
         self._memory: dict[tuple[Pass, ...], Memory] = {}
         self._replies: dict[Signature, Reply] = {}
 
+    def costs(self, network: str = "") -> tuple[BlockCost, ...]:
+        """The costs of a network's blocks, per sample; of the model by default."""
+        if network not in self._costs:
+            self._costs[network] = block_costs(self.networks[network], self.dtype)
+        return self._costs[network]
+
     def work(self, passes: Sequence[Pass]) -> Work:
-        """The units of some passes, priced for a whole batch.
+        """The units of some passes, each priced for all of its samples.
 
         The backward unit of block `b` is its parameters' gradient and the input gradient of block `b + 1`, through
         which it is reached: a pass that stops after any unit has cost exactly the units before it.
+
+        Raises:
+            ProtocolError: for a pass over a network or blocks that are not there.
         """
         key = tuple(passes)
         if key not in self._work:
@@ -69,59 +86,80 @@ class Pricing:
             backward: list[bool] = []
             starts: list[bool] = []
             for i, p in enumerate(key):
-                if not 0 <= p.first <= p.last <= len(self.costs):
-                    raise ProtocolError(f"{p} is not a pass over a model of {len(self.costs)} blocks.")
+                costs, samples = self._blocks(p), p.samples or self.batch
                 follows = i > 0 and key[i - 1].kind == "forward" and p.kind == "backward"
-                starts += [b == 0 and not follows for b in range(p.last - p.first)]
-                backward += [p.kind == "backward"] * (p.last - p.first)
+                starts += [b == 0 and not follows for b in range(len(costs))]
+                backward += [p.kind == "backward"] * len(costs)
                 if p.kind == "forward":
-                    flops += [c.forward * self.batch for c in self.costs[p.first : p.last]]
+                    flops += [c.forward * samples for c in costs]
                     continue
-                for b in reversed(range(p.first, p.last)):
-                    through = self.costs[b + 1].input_gradient if b + 1 < p.last else 0.0
-                    onward = self.costs[b].input_gradient if b == p.first and p.to_input else 0.0
-                    flops.append((self.costs[b].weight_gradient + through + onward) * self.batch)
+                for b in reversed(range(len(costs))):
+                    through = costs[b + 1].input_gradient if b + 1 < len(costs) else 0.0
+                    onward = costs[b].input_gradient if b == 0 and p.to_input else 0.0
+                    flops.append((costs[b].weight_gradient + through + onward) * samples)
             self._work[key] = Work(tuple(flops), tuple(backward), tuple(starts))
         return self._work[key]
 
-    def memory(self, passes: Sequence[Pass], state: int) -> Memory:
-        """Peak bytes of some passes on a device that keeps `state` bytes between requests.
+    def _blocks(self, p: Pass) -> tuple[BlockCost, ...]:
+        if p.network not in self.networks:
+            known = ", ".join(map(repr, self.networks))
+            raise ProtocolError(f"{p} names a network that the algorithm does not have; its 'networks' are {known}.")
+        costs = self.costs(p.network)
+        if not 0 <= p.first <= p.last <= len(costs):
+            raise ProtocolError(f"{p} is not a pass over a model of {len(costs)} blocks.")
+        return costs[p.first : p.last]
 
-        Static are the parameters of the blocks touched, their gradients where there is a backward pass, and the state;
-        working is what a forward pass saves for its backward pass, or two neighbouring outputs where there is none.
+    def memory(self, passes: Sequence[Pass], kept: int) -> Memory:
+        """Peak bytes of some passes on a device that keeps `kept` bytes besides: its state and its optimiser's.
+
+        Static are the parameters of the blocks touched, their gradients where there is a backward pass, and what is
+        kept; working is what a forward pass saves for its backward pass, or two neighbouring outputs where there is
+        none.
         """
         key = tuple(passes)
         if key not in self._memory:
-            touched = {b for p in key for b in range(p.first, p.last)}
-            trained = {b for p in key if p.kind == "backward" for b in range(p.first, p.last)}
-            size = self.dtype.itemsize
-            static = sum(self.costs[b].parameters for b in touched) + sum(self.costs[b].parameters for b in trained)
+            touched = {(p.network, b) for p in key for b in range(p.first, p.last)}
+            trained = {(p.network, b) for p in key if p.kind == "backward" for b in range(p.first, p.last)}
+            static = sum(self.costs(network)[b].parameters for blocks in (touched, trained) for network, b in blocks)
             working = 0
             for p in key:
-                blocks = self.costs[p.first : p.last]
+                costs = self._blocks(p)
                 if p.kind == "backward":
-                    held = sum(c.saved for c in blocks)
+                    held = sum(c.saved for c in costs)
                 else:
-                    held = max(
-                        (a + b.output for a, b in zip([0, *(c.output for c in blocks)], blocks, strict=False)),
-                        default=0,
-                    )
-                working = max(working, held * self.batch)
-            self._memory[key] = Memory(static * size, working)
+                    outputs = [0, *(c.output for c in costs)]
+                    held = max((a + b for a, b in pairwise(outputs)), default=0)
+                working = max(working, held * (p.samples or self.batch))
+            self._memory[key] = Memory(static * self.dtype.itemsize, working)
         known = self._memory[key]
-        return Memory(known.static + state, known.working)
+        return Memory(known.static + kept, known.working)
 
-    def reply(self, signature: Signature) -> Reply:
+    def job(self, request: Request, state: Spec, arrays: Spec) -> Job:
+        """A request as a device sees it.
+
+        Args:
+            request: to a client.
+            state: what the client will find at its address.
+            arrays: what the request brings.
+        """
+
+        def up(units: int | None) -> int:
+            return self.reply(signature(request, state, arrays, units)).nbytes
+
+        return Job(nbytes(arrays), self.work(request.passes), up, request.deadline, request.stop)
+
+    def reply(self, key: Signature) -> Reply:
         """The specs of the next state and of the reply, by running the handler on the `meta` device once.
 
         Raises:
             ProtocolError: if the handler looks at numbers, which do not exist yet when time is decided.
         """
-        if signature not in self._replies:
-            handler, config, state, arrays, steps, units = signature
-            shape, dtype = self.sample
-            x = torch.empty(steps, self.batch, *shape, dtype=dtype, device="meta")
-            y = torch.empty(steps, self.batch, dtype=torch.int64, device="meta")
+        if key not in self._replies:
+            handler, config, state, arrays, steps, units = key
+            x, y = (
+                torch.empty(steps, self.batch, *shape, dtype=dtype, device="meta")
+                for shape, dtype in (self.sample, self.label)
+            )
             local = Local(x, y, torch.empty((), dtype=torch.int64, device="meta"), Units(units))
             try:
                 after, out = self.handlers[handler](self.task, empty(state), Inbox(empty(arrays), dict(config)), local)
@@ -134,5 +172,5 @@ class Pricing:
                     "(no .item(), no branch on a tensor)."
                 ) from error
             spec = spec_of(out)
-            self._replies[signature] = Reply(spec_of(after), spec, nbytes(spec))
-        return self._replies[signature]
+            self._replies[key] = Reply(spec_of(after), spec, nbytes(spec))
+        return self._replies[key]

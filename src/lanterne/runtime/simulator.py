@@ -27,6 +27,7 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
+    check_deadline,
     drive,
 )
 from lanterne.runtime.call import Call
@@ -37,7 +38,7 @@ from lanterne.runtime.ledger import Ledger
 from lanterne.runtime.numerics import Numerics
 from lanterne.runtime.pricing import Pricing
 
-#: Bytes of replies that are computed before anybody asked for them.
+#: Bytes of replies and states that are computed before anybody asked for them.
 UNREAD_BYTES = 1 << 30
 
 
@@ -51,9 +52,8 @@ class Simulator:
         streams: which rows a client reads.
         seed: of the run.
         dtype: of the parameters.
-        sample_dtype: of the samples; that of the parameters by default.
-        unread_bytes: bound on the replies that are computed before anybody asked for them; the rest waits until it is
-            asked for. It changes no result.
+        unread_bytes: bound on what is computed before anybody asked for it, replies and states to roll back to; the
+            rest waits until it is asked for. It changes no result.
     """
 
     def __init__(
@@ -65,12 +65,18 @@ class Simulator:
         *,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
-        sample_dtype: torch.dtype | None = None,
         unread_bytes: int = UNREAD_BYTES,
     ) -> None:
         self.fleet, self.streams, self.seed = fleet, streams, seed
-        sample = (executor.task.stack.sample_shape, sample_dtype or dtype)
-        self.pricing = Pricing(algorithm.handlers, executor.task, streams.batch, dtype, sample)
+        self.pricing = Pricing(
+            algorithm.handlers,
+            executor.task,
+            streams.batch,
+            dtype,
+            executor.x,
+            executor.y,
+            getattr(algorithm, "networks", None),
+        )
         self.numerics = Numerics(algorithm.handlers, executor, streams, seed, unread_bytes)
         self.clock = VirtualClock(fleet, self.pricing, self.numerics, algorithm.traffic)
         self.rounds, self.seq = 0, 0
@@ -114,13 +120,14 @@ class Simulator:
         self.numerics.settle_states()
         for call in self.calls.values():
             if call.stage == "settled" and call.usable and not call.claimed:
-                if not call.consumed:
+                if not (call.consumed or call.request.silent):
                     seconds, flops = self.clock.spent(call)
                     known = call.computed - call.useful if call.outcome == "partial" else 0.0
                     self.ledger.regret(call.request.to, seconds - known, flops)
                 self.numerics.forget(call)
         self.calls = {q: c for q, c in self.calls.items() if not c.ended}
-        self.tail = {to: c for to, c in self.tail.items() if not c.ended}
+        tails = ((to, c.previous if c.stage == "cancelled" else c) for to, c in self.tail.items())
+        self.tail = {to: c for to, c in tails if c is not None and not c.ended}
         for call in self.calls.values():
             call.before = call.previous if call.value is None else None
             call.inputs = tuple(i for i in call.inputs if not i.ended)
@@ -147,6 +154,8 @@ class Simulator:
                     source = call.sources[name] = self.calls[array.request]
                     source.consumed = True
             call.before = self.tail.get(q.to)
+            if call.before is not None and call.before.stage == "cancelled":
+                call.before = call.before.previous
             self.calls[q] = self.tail[q.to] = call
             before = [] if call.before is None else [call.before]
             call.inputs = tuple(i for i in dict.fromkeys([*call.sources.values(), *before]) if not i.ended)
@@ -165,6 +174,7 @@ class Simulator:
             raise ProtocolError(f"There is no handler {q.handler!r}; the table has {', '.join(self.pricing.handlers)}.")
         if isinstance(q.to, int) and not 0 <= q.to < len(self.fleet):
             raise ProtocolError(f"There is no client {q.to}; the fleet has {len(self.fleet)}.")
+        check_deadline(q)
         for name, array in q.arrays.items():
             if isinstance(array, Output) and array.request not in self.calls:
                 raise ProtocolError(
@@ -174,7 +184,8 @@ class Simulator:
     def _open(self, g: Gather) -> list[Call]:
         """The calls that a `Gather` is about."""
         if g.of is None:
-            return [c for c in self.calls.values() if not c.claimed and not c.consumed and c.stage != "cancelled"]
+            waiting = (c for c in self.calls.values() if not (c.consumed or c.request.silent))
+            return [c for c in waiting if not c.claimed and c.stage != "cancelled"]
         for q in g.of:
             if q not in self.calls:
                 raise ProtocolError(
@@ -208,7 +219,7 @@ class Simulator:
 
     def _why(self, call: Call) -> str | None:
         if call.outcome == "refused" and isinstance(call.request.to, int):
-            memory = self.pricing.memory(call.request.passes, 0)
+            memory = self.clock.memory(call, call.state_spec, self.clock.in_spec(call))
             return (
                 f"needs {memory.static + memory.working} bytes of memory, has "
                 f"{self.fleet.devices[call.request.to].memory:g}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lanterne.protocol import Address, Output, Pass, Request
-from lanterne.runtime.call import Call
+from lanterne.runtime.call import Call, signature
 from lanterne.tree import ArraySpec, Spec
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     "seq", "sent", "round", "nth", "stage", "outcome", "start", "downloaded",
-    "useful", "computed", "arrived", "units", "nbytes", "waits", "consumed", "claimed",
+    "useful", "computed", "uploaded", "until", "arrived", "units", "nbytes", "waits", "consumed", "claimed",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         if call.seq not in calls:
             calls[call.seq] = call
             todo += [*call.sources.values(), *call.inputs, *call.next, *([call.before] if call.before else [])]
+    by_request = {c.request: c.seq for c in calls.values()}
     return {
         "now": simulator.clock.now,
         "rounds": simulator.rounds,
@@ -49,7 +50,7 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         "states": {to: dict(simulator.numerics.states[to]) for to in sorted(simulator.numerics.states, key=_order)},
         "ledger": simulator.ledger.snapshot(),
         "events": sorted((t, kind, seq) for t, kind, seq, call in simulator.clock.events if call.stage != "cancelled"),
-        "calls": [_call(calls[seq], calls) for seq in sorted(calls)],
+        "calls": [_call(calls[seq], calls, by_request) for seq in sorted(calls)],
         "live": [call.seq for call in simulator.calls.values()],
         "tail": [(to, call.seq) for to, call in simulator.tail.items()],
         "pending": [call.seq for call in simulator.numerics.pending],
@@ -86,17 +87,16 @@ def restore(simulator: Simulator, snap: dict[str, Any]) -> None:
     heapq.heapify(simulator.clock.events)
 
 
-def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
+def _call(call: Call, calls: dict[int, Call], by_request: dict[Request, int]) -> dict[str, Any]:
     q = call.request
-    by_request = {c.request: c.seq for c in calls.values()}
     arrays = {
         n: ("output", by_request[a.request], a.name) if isinstance(a, Output) and a.request in by_request else a
         for n, a in q.arrays.items()
     }
-    signature = None
+    shapes = None
     if call.signature is not None:
-        _, _, state, inbox, steps, units = call.signature
-        signature = (_plain(state), _plain(inbox), steps, units)
+        _, _, state, inbox, _, units = call.signature
+        shapes = (_plain(state), _plain(inbox), units)
     return {
         **{name: getattr(call, name) for name in _PLAIN},
         "sources": {name: source.seq for name, source in call.sources.items()},
@@ -107,7 +107,7 @@ def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
         "state_before": None if call.state_before is None else dict(call.state_before),
         "spec": _plain(call.spec),
         "state_spec": _plain(call.state_spec),
-        "signature": signature,
+        "signature": shapes,
         "request": {
             "to": q.to,
             # An output that was taken in already is known by its name alone: its value is in the past.
@@ -117,6 +117,8 @@ def _call(call: Call, calls: dict[int, Call]) -> dict[str, Any]:
             "passes": [tuple(p) for p in q.passes],
             "deadline": q.deadline,
             "stop": q.stop,
+            "silent": q.silent,
+            "optimiser": q.optimiser,
             "note": q.note,
             "handler": q.handler,
         },
@@ -135,7 +137,8 @@ def _restored(simulator: Simulator, data: dict[str, Any], calls: dict[int, Call]
             arrays[name] = array
     passes = [Pass(*p) for p in r["passes"]]
     batches = range(*r["batches"])
-    q = Request(r["to"], r["handler"], arrays, r["config"], batches, passes, r["deadline"], r["stop"], r["note"])
+    kept = {name: r[name] for name in ("to", "handler", "config", "deadline", "stop", "silent", "optimiser", "note")}
+    q = Request(arrays=arrays, batches=batches, passes=passes, **kept)
     call = Call(data["seq"], q, simulator.pricing.work(passes), data["sent"], data["round"], data["nth"])
     for name in _PLAIN:
         setattr(call, name, data[name])
@@ -143,8 +146,8 @@ def _restored(simulator: Simulator, data: dict[str, Any], calls: dict[int, Call]
     call.value, call.state_before = data["value"], data["state_before"]
     call.spec, call.state_spec = _spec(data["spec"]), _spec(data["state_spec"])
     if data["signature"] is not None:
-        state, inbox, steps, units = data["signature"]
-        call.signature = (q.handler, tuple(q.config.items()), _spec(state), _spec(inbox), steps, units)
+        state, inbox, units = data["signature"]
+        call.signature = signature(q, _spec(state), _spec(inbox), units)
     return call
 
 
