@@ -143,7 +143,15 @@ class LayerStack:
             view = self._views[first, last] = ParamView(index, self.shapes[first:last], first)
         return view
 
-    def forward(self, leaves: Sequence[Tensor], x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+    def forward(
+        self,
+        leaves: Sequence[Tensor],
+        x: Tensor,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        channels_last: bool = False,
+    ) -> Tensor:
         """Run the blocks `first .. last-1`.
 
         Args:
@@ -151,18 +159,25 @@ class LayerStack:
             x: `[batch, ...]`, the input of block `first`.
             first: the first block.
             last: one past the last block; all by default.
+            channels_last: lay images out as `[batch, height, width, channels]` in memory: another order of the same
+                numbers, in which convolutions and poolings are faster on a CPU.
 
         Returns:
             `[batch, ...]`, the output of block `last - 1`.
         """
         net, slots = self._workplace
         k = 0
+        if channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         for b in range(first, len(self) if last is None else last):
             for table, name in slots[b]:
                 table[name] = leaves[k]
                 k += 1
             for i in self.groups[b]:
                 x = net[i](x)
+                # An image of one channel has no order to hand on.
+                if channels_last and x.dim() == 4:
+                    x = x.contiguous(memory_format=torch.channels_last)
         return x
 
     @property
