@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lanterne.data import Dataset, client_means
-from lanterne.models import full
+from lanterne.models import LayerStack, batch_norms, batch_statistics, full, total_variance, with_statistics
 from lanterne.runtime import Loop
 
 _CHUNK = 256
@@ -26,12 +27,15 @@ class Judge:
     `accuracy_k` the model's accuracy on class k of the test split: exact where clients differ in their mix of labels
     only.
 
+    A model with BatchNorm is judged by statistics of training samples, never by those of the test split.
+
     Args:
         executor: in whose threads the model runs.
         data: for its test split.
         shares: `[clients, classes]`, each client's mix of labels.
         samples: `[clients]`, how many samples each has.
         tiers: the device class of each client.
+        rows: the training samples from which BatchNorm layers take their statistics.
     """
 
     executor: Loop
@@ -39,6 +43,7 @@ class Judge:
     shares: Tensor
     samples: np.ndarray[Any, np.dtype[np.int64]]
     tiers: Sequence[str]
+    rows: np.ndarray[Any, np.dtype[np.int64]]
 
     def __call__(self, w: Tensor) -> dict[str, Any]:
         """Accuracy and loss as columns of a row.
@@ -71,13 +76,13 @@ class Judge:
 
     def _per_class(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Per class: correct answers, summed loss, and samples of the test split, each `[classes]` float64."""
-        task, data = self.executor.task, self.data
-        view = full(task.stack)
+        data, stack = self.data, self._judged(w)
+        leaves = full(stack).leaves(w)
 
         def judge(start: int) -> tuple[Tensor, Tensor]:
             with torch.inference_mode():
                 y = data.test_y[start : start + _CHUNK]
-                output = task.predict(view, w, data.test_x[start : start + _CHUNK])
+                output = stack.forward(leaves, data.test_x[start : start + _CHUNK])
                 loss = functional.cross_entropy(output, y, reduction="none")
                 return (output.argmax(1) == y).to(torch.float64), loss.to(torch.float64)
 
@@ -90,3 +95,12 @@ class Judge:
             zeros.index_add(0, y, loss),
             torch.bincount(y, minlength=data.classes).to(torch.float64),
         )
+
+    def _judged(self, w: Tensor) -> LayerStack:
+        """The model; where it has BatchNorm layers, with statistics under these weights."""
+        stack = self.executor.task.stack
+        if not batch_norms(stack):
+            return stack
+        chunks = np.array_split(self.rows, math.ceil(len(self.rows) / _CHUNK))
+        parts = self.executor.map(lambda rows: batch_statistics(stack, w, self.data.x[torch.from_numpy(rows)]), chunks)
+        return with_statistics(stack, total_variance(parts))
