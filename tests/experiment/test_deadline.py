@@ -145,3 +145,10 @@ def test_whose_requests_carry_the_deadline_has_to_reach_a_layer_only() -> None:
             resolved(0.8 * whole, fleet, drop=method)
     with pytest.raises(FleetError, match="Nobody reaches a single layer"):
         resolved(0.01 * whole, fleet, salf=Salf(stack=STACK))
+
+
+def test_where_everybody_straggles_it_is_what_the_slowest_needs_on_average() -> None:
+    """The full speed of a varying straggler is never reached, so such a deadline would be met by nobody."""
+    fleet = preset("stragglers", share=1.0).build(12, 0, len(STACK))
+    expected = max(float(seconds_of(fleet, make(stack=STACK)).max()) for make in (Drop, Salf))
+    assert resolved(None, fleet, drop=Drop(stack=STACK), salf=Salf(stack=STACK)) == pytest.approx(expected, rel=1e-9)

@@ -150,12 +150,12 @@ class _Kinds:
         return found
 
     def without_stragglers(self, job: Job) -> float:
-        """Seconds that the slowest client needs that is no straggler."""
+        """Seconds that the slowest client needs that is no straggler; expected ones where all are."""
         times = np.array([_full_speed(device, job) for device in self.devices])[self.which]
         slow = np.array([device.tier == self.straggler for device in self.devices])[self.which]
         if not slow.any():
             slow = times > 2 * np.median(times)
-        return float(times[~slow].max()) if not slow.all() else float(times.max())
+        return float(times[~slow].max()) if not slow.all() else float(self.expected(job).max())
 
 
 def _full_speed(device: Device, job: Job) -> float:
