@@ -23,7 +23,8 @@ from lanterne.algorithms import FedAvg
 from lanterne.data import Streams
 from lanterne.fleet import Device, Fleet
 from lanterne.learn import Task
-from lanterne.models import LayerStack
+from lanterne.models import LayerStack, initial_weights
+from lanterne.models.zoo import build
 from lanterne.protocol import Cohort, Handler, Inbox, Local, Program, Request, exchange
 from lanterne.runtime import Batched, Loop, Simulator
 
@@ -101,16 +102,16 @@ def median(call: Callable[[], object], repeats: int) -> tuple[float, float, floa
     return statistics.median(times), min(times), max(times)
 
 
-def mlp() -> nn.Sequential:
-    """784-200-200-10."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10)
-    )
+#: The models of the measurements, by name: the shape of a sample and its classes.
+MODELS: dict[str, tuple[tuple[int, ...], int]] = {
+    "mlp": ((1, 28, 28), 10),
+    "cnn": ((1, 28, 28), 62),
+    "resnet8": ((3, 32, 32), 10),
+}
 
 
-def main() -> None:
-    """Measure and print."""
-    torch.set_num_threads(1)
+def empty_rounds() -> None:
+    """Rounds of clients that do nothing."""
     out = sys.stdout.write
     stack = LayerStack(nn.Sequential(nn.Linear(4, 10)), (4,))
     out("clients that do nothing, ms a round: median (least - most)\n")
@@ -119,34 +120,53 @@ def main() -> None:
         state = torch.zeros(10)
         m, low, high = median(lambda s=s, a=algorithm, w=state: s.round(a, w), REPEATS * 4)
         out(f"  {clients:>5} clients  {m:8.3f} ({low:.3f} - {high:.3f})\n")
-    out("local SGD, MLP 784-200-200-10, 10 clients, 5 steps of 32, ms a round: median (least - most)\n")
-    net = mlp()
-    stack = LayerStack(net, (1, 28, 28))
+
+
+def local_sgd_rounds(name: str, repeats: int) -> None:
+    """Rounds of local SGD beside a plain loop, interleaved.
+
+    Args:
+        name: of the model.
+        repeats: of each.
+    """
+    out, (shape, classes) = sys.stdout.write, MODELS[name]
+    stack = build(name, shape, classes)
+    w0 = initial_weights(stack, 0)
+    net = stack.load(w0)
+    out(f"local SGD, {name} ({stack.size} parameters), 10 clients, 5 steps of 32, ms a round: median (least - most)\n")
     g = torch.Generator().manual_seed(0)
-    data = [(torch.randn(5, 32, 1, 28, 28, generator=g), torch.randint(10, (5, 32), generator=g)) for _ in range(10)]
+    data = [(torch.randn(5, 32, *shape, generator=g), torch.randint(10, (5, 32), generator=g)) for _ in range(10)]
     w = {n: p.detach().clone() for n, p in net.named_parameters()}
     calls: dict[str, Callable[[], object]] = {"plain loop, 1 thread": lambda: plain_round(net, data, w)}
     algorithm = FedAvg(stack=stack, lr=0.05, local_steps=5)
-    for name, executor, threads in (
+    start = algorithm.init(w0)
+    for label, executor, threads in (
         ("loop, 1 thread", Loop, 1),
         ("loop, 2 threads", Loop, 2),
         ("batched, 2 threads", Batched, 2),
     ):
         s = simulator(algorithm, stack, 10, executor, threads)
-        state = algorithm.init(stack.flat())
-        calls[name] = lambda s=s, state=state: s.round(algorithm, state)
-    times: dict[str, list[float]] = {name: [] for name in calls}
+        calls[label] = lambda s=s: s.round(algorithm, start)
+    times: dict[str, list[float]] = {label: [] for label in calls}
     for call in calls.values():
         call()
-    for _ in range(REPEATS):
-        for name, call in calls.items():
+    for _ in range(repeats):
+        for label, call in calls.items():
             begun = time.perf_counter()
             call()
-            times[name].append(1e3 * (time.perf_counter() - begun))
+            times[label].append(1e3 * (time.perf_counter() - begun))
     base = statistics.median(times["plain loop, 1 thread"])
-    for name, found in times.items():
+    for label, found in times.items():
         m = statistics.median(found)
-        out(f"  {name:<22} {m:8.2f} ({min(found):.2f} - {max(found):.2f})   {base / m:.2f} x the plain loop\n")
+        out(f"  {label:<22} {m:8.2f} ({min(found):.2f} - {max(found):.2f})   {base / m:.2f} x the plain loop\n")
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    empty_rounds()
+    for name, repeats in {"mlp": REPEATS, "cnn": REPEATS // 2, "resnet8": REPEATS // 3}.items():
+        local_sgd_rounds(name, repeats)
 
 
 if __name__ == "__main__":
