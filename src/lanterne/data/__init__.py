@@ -1,9 +1,20 @@
-"""Data sets, who owns which rows, which rows are read when, and what a model is worth to each owner."""
+"""Data sets, who owns which rows, which rows are read when and how, and what a model is worth to each owner."""
 
+from lanterne.data.augment import Augmentation, augmentation
 from lanterne.data.batches import Streams
 from lanterne.data.dataset import Dataset
 from lanterne.data.load import load
 from lanterne.data.measure import client_means, label_shares
 from lanterne.data.partition import check_partition, partition
 
-__all__ = ["Dataset", "Streams", "check_partition", "client_means", "label_shares", "load", "partition"]
+__all__ = [
+    "Augmentation",
+    "Dataset",
+    "Streams",
+    "augmentation",
+    "check_partition",
+    "client_means",
+    "label_shares",
+    "load",
+    "partition",
+]
