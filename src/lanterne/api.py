@@ -82,7 +82,7 @@ def run(
         model: a name of the zoo, or an `nn.Sequential` of one's own, unchanged.
         fleet: a preset's name, a file, a mapping with `kind` and its parameters, or a fleet.
         partition: `"iid"`, `"dirichlet:0.3"`, `"shards:2"`, or the rows of each client.
-        clients: the population.
+        clients: the population; by default that of the partition, the fleet or the fleet file that is given, else 30.
         batch: samples in a batch.
         rounds: server versions.
         seeds: one run of every competitor each.
@@ -124,10 +124,7 @@ def run(
         mapping["fleet"] = {"kind": fleet}
     elif isinstance(fleet, Mapping):
         mapping["fleet"] = dict(fleet)
-    population = None if partition is None or isinstance(partition, str) else len(partition)
-    if isinstance(fleet, Fleet):
-        population = len(fleet)
-    for name, value in (("clients", clients or population), ("batch", batch), ("image", image), ("label", label)):
+    for name, value in (("clients", clients), ("batch", batch), ("image", image), ("label", label)):
         if value is not None:
             mapping["data"][name] = value
     objects = Objects(

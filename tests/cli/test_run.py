@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lanterne.errors import DataError, HandlerError, ProtocolError, RunError
+from lanterne.experiment import read_config
 
 Command = Callable[..., Any]
 
@@ -166,7 +167,8 @@ def test_a_directory_with_something_in_it_is_refused(lanterne_command: Command, 
         (["run", "salf", "--rounds", "many"], "--rounds"),
         (["run", "salf", "--rouns", "3"], "--rounds"),
         (["run", "salf", "--set", "lr"], "key=value"),
-        (["run", "salf", "--set", "lrr=1"], "lrr"),
+        (["run", "salf", "--set", "lrr=1"], "Did you mean training.lr?"),
+        (["run", "salf", "--fleet", "a.csv", "--set", "fleet.machine=1"], "Did you mean 'machines'?"),
         (["run", "salf", "--set", "salf.rule=papr"], "Did you mean 'paper'"),
         (["run", "salf", "--stragglers", "9"], "from 0 to 1"),
         (["run", "salf", "--stragglers", "0.9", "--fleet", "uniform"], "one of the two"),
@@ -281,6 +283,45 @@ def test_a_picture_that_cannot_be_drawn_does_not_cost_the_result(
     assert outcome.status == 1
     assert json.loads(outcome.out)["runs"]
     assert "lanterne plot demo" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "cohort", [["--cohort", "6"], ["--set", "cohort=6"], ["--set", "salf.cohort=6"], ["race.toml"]]
+)
+def test_a_cohort_larger_than_the_population_is_refused(lanterne_command: Command, cohort: list[str]) -> None:
+    """By the real thing, which knows how many clients there are."""
+    Path("race.toml").write_text("[training]\ncohort = 6\n[algorithms.salf]\n")
+    outcome = lanterne_command("run", "salf", "--clients", 5, *cohort)
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: ")
+    assert "cohort is 6, but there are 5 clients" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_fleet_file_says_how_many_clients_there_are(lanterne_command: Command) -> None:
+    """By the real thing, with what is set of the fleet as a whole beside the file."""
+    Path("phones.csv").write_text("flops\n" + "1e9\n" * 4)
+    words = [
+        "run",
+        "fedavg",
+        "--fleet",
+        "phones.csv",
+        "--rounds",
+        1,
+        "--model",
+        "salf-mlp",
+        "--out",
+        "run",
+        "--no-plots",
+    ]
+    assert lanterne_command(*words, "--set", "fleet.server_flops=1e12", "--set", "fleet.rejoin=3").status == 0
+    config = read_config("run/config.toml")
+    assert config.data.clients == 4
+    assert config.fleet.parameters == {"server_flops": 1e12, "rejoin": 3}
+    outcome = lanterne_command(*words[:-2], "again", "--clients", 5)
+    assert outcome.status == 2
+    assert "phones.csv describes 4 devices, but there are 5 clients" in outcome.err
 
 
 def test_a_directory_that_holds_no_run_cannot_be_resumed(lanterne_command: Command) -> None:

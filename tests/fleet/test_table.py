@@ -45,12 +45,18 @@ def write(folder: Path, kind: str, columns: dict[str, list[Any]]) -> Path:
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_what_is_written_is_what_is_read(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind, {name: [row[name] for row in ROWS] for name in ROWS[0]})
-    fleet = read_table(path, None, 3, Server(flops=5.0))
+    fleet = read_table(path, None, 3, Server(flops=5.0), detection=0.5, rejoin=2.0)
     assert list(fleet.devices) == DEVICES
-    assert fleet.server == Server(flops=5.0)
+    assert (fleet.server, fleet.detection, fleet.rejoin) == (Server(flops=5.0), 0.5, 2.0)
     assert not fleet.always_available
     assert fleet.seed == read_table(str(path), 2, 3).seed != read_table(path, 2, 4).seed
     assert list(read_table(path, 1, 3).devices) == DEVICES[:1]
+
+
+def test_rows_that_say_the_same_share_a_device(tmp_path: Path) -> None:
+    devices = read_table(write(tmp_path, "csv", {"flops": [1, 2] * 50, "tier": ["a", "b"] * 50}), None, 0).devices
+    assert [d.flops for d in devices] == [1.0, 2.0] * 50
+    assert len({id(d) for d in devices}) == 2
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lanterne.cli.output import AsFormat, Format, console, say_json
 from lanterne.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from lanterne.experiment.parameters import Parameter
 
 Entry = dict[str, Any]
 
@@ -73,11 +76,12 @@ def _models() -> list[Entry]:
 
 
 def _fleets() -> list[Entry]:
+    from lanterne.experiment.parameters import fleet_wide
     from lanterne.fleet import PRESETS
 
     file = "A path that ends in .csv or .parquet: one row a device, one column for each of its numbers."
     presets = [{**_entry(name, kind), "parameters": _parameters(kind)} for name, kind in PRESETS.items()]
-    return [*presets, {"name": "<file>", "summary": file}]
+    return [*presets, {"name": "<file>", "summary": file, "parameters": _as_entries(fleet_wide())}]
 
 
 def _data() -> list[Entry]:
@@ -121,9 +125,13 @@ def _entry(name: str, thing: object) -> Entry:
 def _parameters(kind: type[Any]) -> list[Entry]:
     from lanterne.experiment.parameters import parameters_of
 
+    return _as_entries(parameters_of(kind))
+
+
+def _as_entries(parameters: Mapping[str, Parameter]) -> list[Entry]:
     return [
         {"name": each.name, "type": each.type, "default": each.default, "meaning": each.meaning}
-        for each in parameters_of(kind).values()
+        for each in parameters.values()
     ]
 
 

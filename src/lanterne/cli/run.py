@@ -23,7 +23,13 @@ def run(
     data: Annotated[
         str | None, typer.Option(help="digits, a folder or a Parquet file.", rich_help_panel=_WORLD)
     ] = None,
-    clients: Annotated[int | None, typer.Option(help="How many clients there are.", rich_help_panel=_WORLD)] = None,
+    clients: Annotated[
+        int | None,
+        typer.Option(
+            help="How many clients there are; by default as many as a fleet file has rows, else 30.",
+            rich_help_panel=_WORLD,
+        ),
+    ] = None,
     partition: Annotated[
         str | None, typer.Option(help="iid, dirichlet:0.3, shards:2, classes:3.", rich_help_panel=_WORLD)
     ] = None,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 from lanterne.algorithms import ALGORITHMS
 from lanterne.data import Dataset, Streams, check_partition, label_shares, load, partition
 from lanterne.errors import ConfigError, FleetError
+from lanterne.experiment.clients import CLIENTS, check_cohorts, clients_asked, read_fleet
 from lanterne.experiment.config import Config, make_algorithm
 from lanterne.experiment.deadline import resolve_deadline
 from lanterne.experiment.evaluate import Judge
-from lanterne.fleet import PRESETS, Fleet, preset, read_table
+from lanterne.fleet import Fleet, preset
 from lanterne.learn import Task
 from lanterne.models import LayerStack, block_costs, initial_weights
 from lanterne.models.zoo import build
@@ -76,6 +76,8 @@ class Prepared:
         objects: what the user brought.
         data: on its device.
         stack: the model.
+        file: the fleet that was read from a file, if it was.
+        clients: how many there are.
         algorithms: by label.
     """
 
@@ -83,6 +85,8 @@ class Prepared:
     objects: Objects
     data: Dataset
     stack: LayerStack
+    file: Fleet | None
+    clients: int
     algorithms: Mapping[str, Algorithm[Any]]
 
     @property
@@ -93,7 +97,28 @@ class Prepared:
 
     def world(self, seed: int) -> World:
         """What a seed fixes."""
-        return make_world(self.config, self.objects, self.data, self.stack, seed)
+        config, dealt = self.config, self.objects.partition
+        if dealt is not None:
+            rows = check_partition(dealt, len(self.data), self.clients)
+        else:
+            rows = partition(config.data.partition, self.data.y.cpu(), self.clients, fold(seed, "partition") % 2**31)
+        fleet = self._fleet(seed)
+        if len(fleet) != self.clients:
+            raise FleetError(
+                f"The fleet has {len(fleet)} devices, but the data is partitioned over {self.clients} clients. "
+                "Make them equal."
+            )
+        w = initial_weights(self.stack, fold(seed, "weights"), self.dtype).to(config.runtime.device)
+        return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams")), w)
+
+    def _fleet(self, seed: int) -> Fleet:
+        """The user's as it is; that of a file with the seed's chances; else what the preset makes of the seed."""
+        if self.objects.fleet is not None:
+            return self.objects.fleet
+        if self.file is not None:
+            return replace(self.file, seed=fold(seed, "fleet"))
+        kind, given = self.config.fleet.kind, self.config.fleet.parameters
+        return preset(kind, **given).build(self.clients, seed, len(self.stack))
 
     def executor(self, name: str | None = None) -> Loop:
         """A new executor, with its own threads."""
@@ -130,64 +155,26 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     device = config.runtime.device
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"runtime.device is {device!r}, but PyTorch sees no GPU here. Use 'cpu'.")
+    asked = clients_asked(config, objects.partition)
+    file = read_fleet(config, asked) if objects.fleet is None else None
+    fleet = objects.fleet or file
+    clients = asked or (len(fleet) if fleet else CLIENTS)
+    check_cohorts(config, clients, objects.algorithms)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"clients": clients})})
     dtype: torch.dtype = getattr(torch, config.runtime.dtype)
     data = objects.data or load(config.data.source, image=config.data.image, label=config.data.label)
     data = data.to(dtype, device)
     stack = _stack(config, objects, data)
     costs = block_costs(stack, dtype)
-    cohort = config.training.cohort or config.data.clients
     executor = config.runtime.executor
     if executor == "auto":
-        executor = choose_executor(costs, config.data.batch, cohort, device)
+        executor = choose_executor(costs, config.data.batch, config.training.cohort or clients, device)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"executor": executor})})
-    first = make_world(config, objects, data, stack, config.seeds[0])
-    timeless = _algorithms(config, objects, stack, None)
-    deadline = resolve_deadline(config, timeless, stack, first.fleet, first.streams, first.w)
-    training = config.training.model_copy(update={"deadline": deadline})
-    config = config.model_copy(update={"training": training})
-    return Prepared(config, objects, data, stack, _algorithms(config, objects, stack, deadline))
-
-
-def make_world(config: Config, objects: Objects, data: Dataset, stack: LayerStack, seed: int) -> World:
-    """What a seed fixes.
-
-    Args:
-        config: for partition, fleet, clients and batch.
-        objects: what takes their place.
-        data: for its labels.
-        stack: the model.
-        seed: of the run.
-    """
-    clients = len(objects.partition) if objects.partition is not None else config.data.clients
-    if objects.partition is not None:
-        rows = check_partition(objects.partition, len(data), clients)
-    else:
-        rows = partition(config.data.partition, data.y.cpu(), clients, fold(seed, "partition") % 2**31)
-    fleet = objects.fleet or make_fleet(config, clients, len(stack), seed)
-    if len(fleet) != clients:
-        raise FleetError(
-            f"The fleet has {len(fleet)} devices, but the data is partitioned over {clients} clients. Make them equal."
-        )
-    w = initial_weights(stack, fold(seed, "weights"), getattr(torch, config.runtime.dtype)).to(config.runtime.device)
-    return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams")), w)
-
-
-def make_fleet(config: Config, clients: int, layers: int, seed: int) -> Fleet:
-    """The fleet that a configuration names: a preset, or a file."""
-    kind, parameters = config.fleet.kind, dict(config.fleet.parameters)
-    if kind not in PRESETS and Path(kind).suffix in (".csv", ".parquet"):
-        if not Path(kind).exists():
-            raise FleetError(
-                f"There is no fleet file {kind}. Give the path of a CSV or Parquet file, or a preset: "
-                f"{', '.join(PRESETS)}."
-            )
-        if parameters:
-            raise FleetError(
-                f"A fleet file takes no parameters, but {', '.join(parameters)} is given. "
-                f"Put it into {kind} as a column."
-            )
-        return read_table(kind, clients, seed)
-    return preset(kind, **parameters).build(clients, seed, layers)
+    prepared = Prepared(config, objects, data, stack, file, clients, _algorithms(config, objects, stack, None))
+    first = prepared.world(config.seeds[0])
+    deadline = resolve_deadline(config, prepared.algorithms, stack, first.fleet, first.streams, first.w)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"deadline": deadline})})
+    return replace(prepared, config=config, algorithms=_algorithms(config, objects, stack, deadline))
 
 
 def _stack(config: Config, objects: Objects, data: Dataset) -> LayerStack:

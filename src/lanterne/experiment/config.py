@@ -102,7 +102,10 @@ class Data(_Table):
     image: Annotated[str | None, Field(description="column of the images, where it cannot be found")] = None
     label: Annotated[str | None, Field(description="column of the labels, where it cannot be found")] = None
     partition: Annotated[str, Field(description="how rows are dealt to clients")] = "dirichlet:0.3"
-    clients: Annotated[int, Field(ge=1, description="how many clients there are")] = 30
+    clients: Annotated[
+        int | None,
+        Field(ge=1, description="how many clients there are; by default as many as a fleet file has rows, else 30"),
+    ] = None
     batch: Annotated[int, Field(ge=1, description="rows per local step")] = 32
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lanterne.data import Streams
@@ -20,8 +21,11 @@ from lanterne.learn import Task
 from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm, Dispatch, Output, Request
 from lanterne.runtime import Loop, Simulator
-from lanterne.runtime.cohort import SimulatedCohort
+from lanterne.runtime.cohort import SimulatedCohort, expected_seconds
 from lanterne.tree import nbytes, spec_of
+
+#: Seconds; finite, so that requests which carry a deadline can be told from those which do not.
+_NEVER_MISSED = 1e100
 
 
 def resolve_deadline(
@@ -51,23 +55,36 @@ def resolve_deadline(
         FleetError: for a deadline that nobody can meet.
     """
     asked = config.training.deadline
-    with_deadline = {label: a for label, a in algorithms.items() if hasattr(a, "deadline")}
-    jobs = {label: first_jobs(a, stack, fleet, streams, w) for label, a in algorithms.items()}
+    kinds = _Kinds.of(fleet)
+    there = replace(fleet, devices=kinds.everybody_there())
+    jobs = {label: first_job(_with_deadline(a), stack, there, streams, w) for label, a in algorithms.items()}
     if isinstance(asked, int | float):
         deadline = float(asked)
     elif isinstance(asked, str):
         q = quantile(asked)
-        deadline = max(float(np.quantile(_times(job, fleet), q, method="higher")) for job in jobs.values())
+        deadline = max(float(np.quantile(kinds.expected(job), q, method="higher")) for job in jobs.values())
     else:
-        deadline = max(_without_stragglers(job, fleet) for job in jobs.values())
-    for label, algorithm in with_deadline.items():
-        own = replace(algorithm, deadline=deadline) if math.isinf(algorithm.deadline) else algorithm  # type: ignore[type-var]
-        _check_reachable(label, own, jobs[label], fleet, stack, streams, w)
+        deadline = max(kinds.without_stragglers(job) for job in jobs.values())
+    for label, algorithm in algorithms.items():
+        if hasattr(algorithm, "deadline"):
+            own = deadline if math.isinf(algorithm.deadline) else algorithm.deadline
+            _check_reachable(label, jobs[label], own, kinds.devices)
     return deadline
 
 
-def first_jobs(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, streams: Streams, w: Tensor) -> Job:
-    """The first request of a method's first round, priced; no number is computed."""
+def first_job(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, streams: Streams, w: Tensor) -> Job:
+    """The first request of a method's first round, priced; no number is computed.
+
+    Args:
+        algorithm: the method.
+        stack: the model.
+        fleet: the devices, somebody being there at the start.
+        streams: of the first seed.
+        w: starting weights.
+
+    Raises:
+        ConfigError: for a method that asks nobody for anything.
+    """
     request, simulator = _first_request(algorithm, stack, fleet, streams, w)
     arrays = {n: a for n, a in request.arrays.items() if not isinstance(a, Output)}
     spec = spec_of(arrays)
@@ -85,9 +102,7 @@ def _first_request(
 ) -> tuple[Request, Simulator]:
     empty = torch.empty(0, *stack.sample_shape, dtype=w.dtype)
     executor = Loop(Task(stack), empty, torch.empty(0, dtype=torch.int64))
-    # Who is there at the start must not matter to how long the work takes.
-    always = replace(fleet, devices=[replace(fleet.devices[c], available=None) for c in range(min(len(fleet), 1000))])
-    simulator = Simulator(algorithm, always, executor, streams, dtype=w.dtype)
+    simulator = Simulator(algorithm, fleet, executor, streams, dtype=w.dtype)
     program = algorithm.round(algorithm.init(w), SimulatedCohort(simulator))
     try:
         effect = next(program)
@@ -102,50 +117,75 @@ def _first_request(
     return next(iter(effect.requests)), simulator
 
 
+def _with_deadline(algorithm: Algorithm[Any]) -> Algorithm[Any]:
+    """The method with a deadline where it has none yet: only then its requests show whether they carry it."""
+    if math.isinf(getattr(algorithm, "deadline", 0.0)):
+        return replace(algorithm, deadline=_NEVER_MISSED)  # type: ignore[type-var]
+    return algorithm
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """A fleet by what is different in it: what many clients share is computed once.
+
+    Args:
+        devices: the different ones.
+        which: of them, the one that each client has.
+        straggler: the class of those that straggle.
+    """
+
+    devices: Sequence[Device]
+    which: NDArray[np.int64]
+    straggler: str | None
+
+    @classmethod
+    def of(cls, fleet: Fleet) -> _Kinds:
+        """The kinds of devices of a fleet, told apart by being one object or several."""
+        held = list(fleet.devices)
+        known = {id(device): device for device in held}
+        number = {name: n for n, name in enumerate(known)}
+        return cls(list(known.values()), np.array([number[id(device)] for device in held]), fleet.straggler)
+
+    def everybody_there(self) -> list[Device]:
+        """The device of each client, always available: who is away must not matter to how long the work takes."""
+        always = [d if d.available is None else replace(d, available=None) for d in self.devices]
+        return [always[kind] for kind in self.which]
+
+    def expected(self, job: Job) -> NDArray[np.float64]:
+        """Expected seconds of each client for the whole of a job."""
+        found: NDArray[np.float64] = np.array([expected_seconds(device, job) for device in self.devices])[self.which]
+        return found
+
+    def without_stragglers(self, job: Job) -> float:
+        """Seconds that the slowest client needs that is no straggler."""
+        times = np.array([_full_speed(device, job) for device in self.devices])[self.which]
+        slow = np.array([device.tier == self.straggler for device in self.devices])[self.which]
+        if not slow.any():
+            slow = times > 2 * np.median(times)
+        return float(times[~slow].max()) if not slow.all() else float(times.max())
+
+
 def _full_speed(device: Device, job: Job) -> float:
     """Seconds for the whole of a job when the device does not straggle, by the very arithmetic of the clock."""
-    whole = job._replace(deadline=math.inf)
-    if device.pace is None or not isinstance(device.pace, SometimesSlower | UniformDepth):
-        if device.pace is not None and device.tier != "straggler":
-            return _expected(device, job)
-        return timing(replace(device, pace=None), whole, Draw(0, 0, 0, 0)).arrived
-    if isinstance(device.pace, UniformDepth):
-        pace = replace(device.pace, minimum=device.pace.maximum)
-        return timing(replace(device, pace=pace), whole, Draw(0, 0, 0, 0)).arrived
-    return timing(replace(device, pace=None), whole, Draw(0, 0, 0, 0)).arrived
+    pace = device.pace
+    if isinstance(pace, UniformDepth):
+        pace = replace(pace, minimum=pace.maximum)
+    elif isinstance(pace, SometimesSlower) or device.tier == "straggler":
+        pace = None
+    elif pace is not None:
+        return expected_seconds(device, job)
+    steady = device if pace is device.pace else replace(device, pace=pace)
+    return timing(steady, job._replace(deadline=math.inf), Draw(0, 0, 0, 0)).arrived
 
 
-def _expected(device: Device, job: Job) -> float:
-    downloaded = device.latency + job.down / device.down
-    return downloaded + device.expected(job.work) + device.latency + job.up(None) / device.up
-
-
-def _times(job: Job, fleet: Fleet) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([_expected(fleet.devices[c], job) for c in range(len(fleet))])
-
-
-def _without_stragglers(job: Job, fleet: Fleet) -> float:
-    devices = [fleet.devices[c] for c in range(len(fleet))]
-    times = np.array([_full_speed(d, job) for d in devices])
-    slow = np.array([d.tier == fleet.straggler for d in devices])
-    if not slow.any():
-        slow = times > 2 * np.median(times)
-    return float(times[~slow].max()) if not slow.all() else float(times.max())
-
-
-def _check_reachable(
-    label: str, algorithm: Algorithm[Any], job: Job, fleet: Fleet, stack: LayerStack, streams: Streams, w: Tensor
-) -> None:
+def _check_reachable(label: str, job: Job, deadline: float, devices: Sequence[Device]) -> None:
     """Refuse a deadline that nobody can meet, with the one that somebody can."""
-    deadline: float = algorithm.deadline  # type: ignore[attr-defined]
-    request, _ = _first_request(algorithm, stack, fleet, streams, w)
-    partial = math.isfinite(request.deadline)
+    partial = math.isfinite(job.deadline)
     first = next((i for i, backward in enumerate(job.work.backward) if backward), 0) if partial else len(job.work) - 1
-    job = job._replace(deadline=deadline, stop=request.stop)
-    if any(reach(fleet.devices[c], job)[first] > 0 for c in range(len(fleet))):
+    job = job._replace(deadline=deadline)
+    if any(reach(device, job)[first] > 0 for device in devices):
         return
-    fastest = min((fleet.devices[c] for c in range(len(fleet))), key=lambda d: _full_speed(d, job))
-    need = _full_speed(fastest, job)
+    need = min(_full_speed(device, job) for device in devices)
     what = "reaches a single layer" if partial else "finishes its work"
     raise FleetError(
         f"Nobody {what} by the deadline of {deadline:g} s, so {label!r} would never learn. "

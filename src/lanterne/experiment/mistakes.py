@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -68,11 +69,15 @@ def mistake(error: ValidationError, where: str = "", keys: Mapping[str, Sequence
 def _unknown(table: str, key: str, keys: Mapping[str, Sequence[str]]) -> ConfigError:
     """A key that is not there, and where it is."""
     place, within = (f"{table}.{bare(key)}", f" in [{table}]") if table else (bare(key), " at the top")
-    home = next((home for home, known in keys.items() if key in known), None)
-    if home is None:
-        return ConfigError(f"{place}: there is no such key{within}. {nearest(key, keys.get(table, ()))}")
-    right = f"{home}.{key}" if home else f"{key} at the top, above the first table"
-    return ConfigError(f"{place}: there is no such key{within}. Did you mean {right}?")
+    homes = {name: home for home, known in reversed(keys.items()) for name in known}
+    hint = nearest(key, keys.get(table, ()))
+    right = key if key in homes else None
+    if right is None and hint.startswith("Choose"):  # nothing here is near: perhaps it belongs elsewhere
+        right = next(iter(difflib.get_close_matches(key, homes, n=1)), None)
+    if right is not None:
+        home = homes[right]
+        hint = f"Did you mean {f'{home}.{right}' if home else f'{right} at the top, above the first table'}?"
+    return ConfigError(f"{place}: there is no such key{within}. {hint}")
 
 
 def _dotted(where: str, loc: Sequence[int | str]) -> str:

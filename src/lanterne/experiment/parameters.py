@@ -19,7 +19,7 @@ from lanterne.algorithms import ALGORITHMS
 from lanterne.errors import ConfigError, FleetError, nearest
 from lanterne.experiment.mistakes import mistake
 from lanterne.experiment.tables import bare, shown
-from lanterne.fleet import PRESETS, preset
+from lanterne.fleet import COLUMNS, FLEET_WIDE, PRESETS, preset
 from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm
 
@@ -97,13 +97,7 @@ def check_algorithm(label: str, name: str, given: Mapping[str, Any]) -> None:
                 f"{where} is {shown(value)}, but a competitor's own deadline is a number of seconds. "
                 "A quantile is the same for all: set training.deadline."
             )
-        if value != value:
-            raise ConfigError(f"{where} is nan, which is no number. Give one.")
-        try:
-            # A TOML list is a Python list, whatever the hyperparameter wants.
-            TypeAdapter(known[key].annotation).validate_python(value, strict=not isinstance(value, list))
-        except ValidationError as error:
-            raise mistake(error, where) from None
+        _check_value(where, value, known[key])
 
 
 def algorithm_error(label: str, error: ValidationError) -> ConfigError:
@@ -183,13 +177,8 @@ def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: for the first mistake.
     """
-    if kind not in PRESETS and PurePath(kind).suffix in FLEET_FILES:
-        if given:
-            key = next(iter(given))
-            raise ConfigError(
-                f"fleet.{bare(key)} is set, but the fleet is the file {kind}, which describes every device itself. "
-                f"Leave it out, or write it into the file as a column."
-            )
+    if is_file(kind):
+        _check_beside_file(kind, given)
         return
     if kind not in PRESETS:
         raise ConfigError(
@@ -206,6 +195,45 @@ def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
         # The key is named where one alone is to blame.
         blamed = next((f".{key}" for key in given if _refusal(kind, {key: given[key]}) == wrong), "")
         raise ConfigError(f"fleet{blamed}: {wrong}")
+
+
+def is_file(kind: str) -> bool:
+    """Whether a fleet is a file and not a preset."""
+    return kind not in PRESETS and PurePath(kind).suffix in FLEET_FILES
+
+
+def fleet_wide() -> dict[str, Parameter]:
+    """What can be set beside a fleet file: of the fleet as a whole, as for any preset."""
+    return {name: each for name, each in parameters_of(PRESETS["uniform"]).items() if name in FLEET_WIDE}
+
+
+def _check_beside_file(kind: str, given: Mapping[str, Any]) -> None:
+    """Check what is set beside a fleet file: of the fleet as a whole, not of devices."""
+    known = fleet_wide()
+    for key, value in given.items():
+        where = f"fleet.{bare(key)}"
+        if key not in known:
+            repair = nearest(key, known)
+            if key in COLUMNS:
+                repair = "Leave it out, or write it into the file as a column."
+            elif repair.startswith("Choose"):
+                repair = f"Leave it out; beside a file there are {', '.join(known)}."
+            raise ConfigError(f"{where}: the fleet is the file {kind}, which describes every device itself. {repair}")
+        _check_value(where, value, known[key])
+        wrong = _refusal("uniform", {key: value})
+        if wrong:
+            raise ConfigError(f"{where}: {wrong}")
+
+
+def _check_value(where: str, value: object, parameter: Parameter) -> None:
+    """Check one value by its type and limits."""
+    if value != value:
+        raise ConfigError(f"{where} is nan, which is no number. Give one.")
+    try:
+        # A TOML list is a Python list, whatever the parameter wants.
+        TypeAdapter(parameter.annotation).validate_python(value, strict=not isinstance(value, list))
+    except ValidationError as error:
+        raise mistake(error, where) from None
 
 
 def _refusal(kind: str, given: Mapping[str, Any]) -> str:

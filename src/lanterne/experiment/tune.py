@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from lanterne.experiment.build import Prepared
 from lanterne.runtime import EXECUTORS
@@ -36,5 +37,4 @@ def tune_executor(prepared: Prepared) -> Prepared:
             executor.close()
     best = min(seconds, key=seconds.__getitem__)
     runtime = prepared.config.runtime.model_copy(update={"executor": best})
-    config = prepared.config.model_copy(update={"runtime": runtime})
-    return Prepared(config, prepared.objects, prepared.data, prepared.stack, prepared.algorithms)
+    return replace(prepared, config=prepared.config.model_copy(update={"runtime": runtime}))

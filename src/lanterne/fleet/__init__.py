@@ -4,10 +4,12 @@ from lanterne.fleet.device import Device, Draw, Pace, Work
 from lanterne.fleet.fleet import Classes, Fleet, Server
 from lanterne.fleet.pace import ExponentialLayers, Loaded, Slower, SometimesSlower, UniformDepth
 from lanterne.fleet.presets import PRESETS, preset
-from lanterne.fleet.table import read_table
+from lanterne.fleet.table import COLUMNS, FLEET_WIDE, read_table
 from lanterne.fleet.timing import Job, Timing, reach, timing
 
 __all__ = [
+    "COLUMNS",
+    "FLEET_WIDE",
     "PRESETS",
     "Classes",
     "Device",

@@ -11,10 +11,20 @@ from lanterne.fleet.device import NUMBERS, Device
 from lanterne.fleet.fleet import Fleet, Server
 from lanterne.rng import fold
 
-_COLUMNS = (*NUMBERS, "available", "tier")
+#: What a file can say of a device.
+COLUMNS = (*NUMBERS, "available", "tier")
+#: What it cannot, for it is said of the whole fleet; by the names that the presets have for it.
+FLEET_WIDE = ("server_flops", "machines", "detection", "rejoin")
 
 
-def read_table(path: str | Path, clients: int | None, seed: int, server: Server | None = None) -> Fleet:
+def read_table(
+    path: str | Path,
+    clients: int | None,
+    seed: int,
+    server: Server | None = None,
+    detection: float = 0.0,
+    rejoin: float = 0.0,
+) -> Fleet:
     """The fleet that a file describes.
 
     Columns are named as the fields of `Device`: `flops` (required), `memory`, `down`, `up`, `latency`, `overhead`,
@@ -28,6 +38,8 @@ def read_table(path: str | Path, clients: int | None, seed: int, server: Server 
             order; there must be enough of them.
         seed: of the run.
         server: what runs the server's half.
+        detection: seconds until a lost device is noticed.
+        rejoin: seconds after which a lost device is back.
 
     Raises:
         FleetError: for what cannot be read, naming the row and the column.
@@ -35,18 +47,22 @@ def read_table(path: str | Path, clients: int | None, seed: int, server: Server 
     path = Path(path)
     columns = _read(path)
     for name in columns:
-        if name not in _COLUMNS:
-            raise FleetError(f"{path} has a column {name!r} that no device has. {nearest(name, _COLUMNS)}")
+        if name not in COLUMNS:
+            raise FleetError(f"{path} has a column {name!r} that no device has. {nearest(name, COLUMNS)}")
     if "flops" not in columns:
         raise FleetError(f"{path} has no column 'flops', so no device's speed is known. Add it, in FLOP/s.")
     rows = len(columns["flops"])
     if clients is not None and rows < clients:
         raise FleetError(
             f"{path} describes {rows} devices, but there are {clients} clients. "
-            f"Add rows, or ask for at most {rows} clients."
+            f"Add rows, or ask for at most {rows} clients: left out, their number is that of the rows."
         )
-    devices = [_device(path, columns, row) for row in range(rows if clients is None else clients)]
-    return Fleet(devices, fold(seed, "fleet"), server or Server())
+    known: dict[Device, Device] = {}  # rows that say the same are one object: a large fleet has few kinds
+    devices = []
+    for row in range(rows if clients is None else clients):
+        device = _device(path, columns, row)
+        devices.append(known.setdefault(device, device))
+    return Fleet(devices, fold(seed, "fleet"), server or Server(), detection, rejoin)
 
 
 def _read(path: Path) -> dict[str, list[Any]]:
@@ -56,7 +72,7 @@ def _read(path: Path) -> dict[str, list[Any]]:
 
     try:
         # Cells of a CSV file stay text: guessing would read a column of 10:20 as times of day.
-        options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
+        options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
         csv = path.suffix == ".csv"
         table = pyarrow.csv.read_csv(path, convert_options=options) if csv else pyarrow.parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lanterne.errors import ProtocolError
-from lanterne.fleet import Job, reach
+from lanterne.fleet import Device, Job, reach
 from lanterne.protocol import Facts, Output, Request
 from lanterne.rng import fold, generator
 from lanterne.tree import spec_of
@@ -45,9 +45,7 @@ class SimulatedCohort:
     def seconds(self, request: Request) -> float:
         """Expected seconds until the whole work of a request would have arrived, its deadline ignored."""
         client, job = self._job(request)
-        device = self._simulator.fleet.devices[client]
-        down = device.latency + job.down / device.down
-        return down + device.expected(job.work) + device.latency + job.up(None) / device.up
+        return expected_seconds(self._simulator.fleet.devices[client], job)
 
     def reach(self, request: Request) -> Sequence[float]:
         """For each unit of a request's work, the probability that it is done by the request's deadline."""
@@ -64,6 +62,12 @@ class SimulatedCohort:
         arrays: dict[str, Tensor] = {n: a for n, a in q.arrays.items() if not isinstance(a, Output)}
         s, client = self._simulator, q.to
         return client, s.pricing.job(q, spec_of(s.numerics.states.get(client, {})), spec_of(arrays))
+
+
+def expected_seconds(device: Device, job: Job) -> float:
+    """Mean seconds until the reply to the whole of a job would have arrived, its deadline ignored."""
+    downloaded = device.latency + job.down / device.down
+    return downloaded + device.expected(job.work) + device.latency + job.up(None) / device.up
 
 
 def sample(clients: Sequence[int], n: int | None, key: int) -> tuple[int, ...]:
