@@ -12,7 +12,7 @@ from lanterne.data.columns import Columns, Split, choose, split
 from lanterne.data.quiet import quiet
 from lanterne.errors import DataError
 
-_PATIENCE = 3.0  # seconds for the first answer of the hub; a refusal must not take longer than five
+_PATIENCE = 2.5  # seconds for the first answer of the hub; a refusal must not take longer than five in all
 _REFUSED = (401, 403, 404)
 _TESTS = ("test", "validation", "valid", "val", "dev", "eval")
 
