@@ -82,7 +82,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Experiment:
     fake = Experiment()
     monkeypatch.setattr(lanterne.experiment, "prepare", lambda config: fake.prepare(config))
     monkeypatch.setattr(lanterne.experiment, "run_experiment", lambda *args, **options: fake.run(*args, **options))
-    monkeypatch.setattr(lanterne.experiment, "resume_experiment", lambda *args: fake.resume(*args))
+    monkeypatch.setattr(lanterne.experiment, "resume_experiment", lambda *args, **_: fake.resume(*args))
     return fake
 
 

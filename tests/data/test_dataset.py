@@ -28,6 +28,7 @@ def test_public_names():
         "augmentation",
         "check_partition",
         "client_means",
+        "data_files",
         "held_out",
         "label_shares",
         "load",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import lanterne
-from lanterne.errors import DataError
-from lanterne.experiment import parse_config, prepare, resume_experiment, run_experiment
+from lanterne.errors import ConfigError, DataError
+from lanterne.experiment import Silence, parse_config, prepare, resume_experiment, run_experiment
 from lanterne.experiment.config import read_config, to_toml
 
 AUGMENTED: dict[str, Any] = {
@@ -29,6 +32,14 @@ AUGMENTED: dict[str, Any] = {
 
 def with_changes(**tables: dict[str, Any]) -> dict[str, Any]:
     return {**AUGMENTED, **{name: {**AUGMENTED[name], **table} for name, table in tables.items()}}
+
+
+class Stop(Silence):
+    """Interrupts a run after its second round."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        if row["round"] == 2:
+            raise KeyboardInterrupt
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -62,12 +73,6 @@ def test_augmentation_does_not_depend_on_threads_executor_or_interruption(tmp_pa
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-10)
     run_experiment(prepare(parse_config(with_changes(data={"augment": "crop:2"}))), tmp_path / "other")
     assert abs(rows(tmp_path / "other")[-1]["loss"] - whole[-1]["loss"]) > 1e-4
-
-    class Stop(lanterne.experiment.run.Silence):
-        def row(self, row: dict[str, Any]) -> None:
-            if row["round"] == 2:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         run_experiment(prepare(parse_config(AUGMENTED)), tmp_path / "stopped", Stop())
     resume_experiment(tmp_path / "stopped")
@@ -115,6 +120,39 @@ def test_clients_with_held_out_rows_are_judged_on_their_own() -> None:
         assert found == pytest.approx(
             np.average([float(loss[own[c]].mean()) for c in members], weights=weight), rel=1e-9
         )
+
+
+def test_data_without_files_of_its_own_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**AUGMENTED, "data": {"source": "synthetic:1,1", "clients": 6, "batch": 8}}
+    run_experiment(prepare(parse_config(config)), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(prepare(parse_config(config)), tmp_path / "stopped", Stop())
+    monkeypatch.chdir(tmp_path)
+    resume_experiment(tmp_path / "stopped")
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+def test_images_by_class_are_resumed_and_a_changed_one_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "mine" / place).mkdir(parents=True)
+        for row in range(8):
+            shown = Image.fromarray(np.full((4, 4), 20 * row + len(place), dtype=np.uint8))
+            shown.save(tmp_path / "mine" / place / f"{row}.png")
+    monkeypatch.chdir(tmp_path)
+    config = {**AUGMENTED, "data": {"source": "./mine", "clients": 2, "batch": 4, "partition": "iid"}}
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(prepare(parse_config(config)), tmp_path / "stopped", Stop())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    shutil.copytree(tmp_path / "stopped", tmp_path / "again")
+    resume_experiment(tmp_path / "stopped")
+    assert len(rows(tmp_path / "stopped")) == 4
+    Image.fromarray(np.zeros((5, 5), dtype=np.uint8)).save(tmp_path / "mine" / "test" / "dog" / "3.png")
+    with pytest.raises(ConfigError, match=r"has changed.*test/dog/3\.png"):
+        resume_experiment(tmp_path / "again")
 
 
 def test_from_python(tmp_path: Path) -> None:

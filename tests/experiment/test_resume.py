@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 
 from lanterne.errors import ConfigError, RunError
 from lanterne.experiment import parse_config, prepare, resume_experiment, run_experiment
 from lanterne.rng import uniform
+from run_directories import contents
 
 CONFIG: dict[str, Any] = {
     "rounds": 5,
@@ -57,22 +57,6 @@ resume_experiment(out) if again else run_experiment(prepared, out)
 """
 
 
-def contents(out: Path) -> dict[str, Any]:
-    """Everything that a run has left, without wall times."""
-    found: dict[str, Any] = {}
-    for path in sorted(p for p in out.rglob("*") if p.is_file()):
-        name = str(path.relative_to(out))
-        if path.suffix in (".json", ".jsonl") and path.name != "versions.json":
-            records = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in records]
-        elif path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                found[name] = {key: file.get_tensor(key).numpy().tobytes() for key in file.keys()}  # noqa: SIM118
-        elif path.name != "versions.json":
-            found[name] = path.read_text()
-    return found
-
-
 @pytest.fixture(scope="module", params=["loop", "batched"])
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """An uninterrupted run with each executor."""
@@ -96,7 +80,7 @@ def test_killed_anywhere_and_resumed_is_the_same(whole: tuple[dict[str, Any], Pa
         # Killed before the experiment was written down: nothing to resume, nothing lost.
         with pytest.raises(ConfigError, match="holds no run"):
             resume_experiment(out)
-        shutil.rmtree(out)
+        shutil.rmtree(out, ignore_errors=True)
         run_experiment(prepare(parse_config(config)), out)
     elif n % 3 == 0:
         again = subprocess.run([*command, "9" if n % 2 else "-200"], capture_output=True, check=False, text=True)

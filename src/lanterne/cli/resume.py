@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lanterne.cli.output import AsFormat, Debug, Format, Quiet, resumable
+from lanterne.cli.output import AsFormat, Debug, Format, Quiet, resumable, warn
 from lanterne.cli.result import Plots, present
 
 
@@ -24,5 +24,5 @@ def resume(
         from lanterne.experiment import resume_experiment
 
         with Progress(quiet=quiet) as progress:
-            result = resume_experiment(run, progress)
+            result = resume_experiment(run, progress, warn=warn)
     present(run, result, format, plots)

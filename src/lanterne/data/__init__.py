@@ -3,7 +3,7 @@
 from lanterne.data.augment import Augmentation, augmentation
 from lanterne.data.batches import Streams
 from lanterne.data.dataset import Dataset
-from lanterne.data.load import load
+from lanterne.data.load import data_files, load
 from lanterne.data.measure import client_means, held_out, label_shares
 from lanterne.data.partition import check_partition, partition
 
@@ -14,6 +14,7 @@ __all__ = [
     "augmentation",
     "check_partition",
     "client_means",
+    "data_files",
     "held_out",
     "label_shares",
     "load",

@@ -87,7 +87,7 @@ def load(
         if any(wanted):
             raise DataError(f"{spec!r} has no columns to choose from. Leave out image=, label= and owner=.")
         return _digits(spec) if name == "digits" else _synthetic(argument, clients, seed)
-    path = Path(spec).expanduser() if spec.startswith("~/") else Path(spec)
+    path = _path(spec)
     test: Split | None = None
     if path.is_dir():
         train, test = _folder(path, wanted)
@@ -96,7 +96,7 @@ def load(
         train, name = read([path], wanted), path.stem
     elif path.is_file():
         raise DataError(f"{spec!r} is a file, but not of a kind that can be read. {_ACCEPTED}.")
-    elif _HUB.fullmatch(spec) and path.suffix != ".parquet":
+    elif _on_hub(spec, path):
         train, test = read_hub(spec, wanted, _near(spec, path))
         name = spec.partition("/")[2]
     else:
@@ -104,6 +104,37 @@ def load(
     if test is None:
         train, test = _divide(train, seed, spec)
     return _normalised(name, train, test)
+
+
+def data_files(spec: str) -> list[Path]:
+    """The files from which `load` would read a data set; none where it is drawn, bundled, or on the hub.
+
+    Args:
+        spec: a name, a path, or a hub id.
+
+    Examples:
+        >>> data_files("digits"), [path.name for path in data_files("own.parquet")]
+        ([], ['own.parquet'])
+    """
+    path = _path(spec)
+    if path.is_dir():
+        tables = _tables(path)
+        within = [*_matching(tables, "train"), *_matching(tables, "test")] if tables else path.rglob("*")
+        return sorted(each for each in within if each.is_file())
+    return [] if spec.partition(":")[0] in _BUNDLED or _on_hub(spec, path) else [path]
+
+
+def _path(spec: str) -> Path:
+    return Path(spec).expanduser() if spec.startswith("~/") else Path(spec)
+
+
+def _on_hub(spec: str, path: Path) -> bool:
+    return bool(_HUB.fullmatch(spec)) and not path.exists() and path.suffix != ".parquet"
+
+
+def _tables(folder: Path) -> Path | None:
+    """Where the Parquet files are that are read here and not by `datasets`."""
+    return next((each for each in (folder, folder / "data") if any(each.glob("*.parquet"))), None)
 
 
 def _digits(spec: str) -> Dataset:
@@ -122,17 +153,21 @@ def _synthetic(argument: str, clients: int, seed: int) -> Dataset:
 
 
 def _folder(path: Path, wanted: Columns) -> tuple[Split, Split | None]:
-    within = [each for each in (path, path / "data") if any(each.glob("*.parquet"))]
-    if within:
-        return read(_parts(within[0], "train"), wanted), read(_parts(within[0], "test"), wanted)
+    tables = _tables(path)
+    if tables:
+        return read(_parts(tables, "train"), wanted), read(_parts(tables, "test"), wanted)
     if not any(path.iterdir()):
         raise DataError(f"The folder {str(path)!r} is empty, so that it holds no .parquet file. {_ACCEPTED}.")
     return read_folder(path, wanted)
 
 
-def _parts(folder: Path, split: str) -> list[Path]:
+def _matching(folder: Path, split: str) -> list[Path]:
     whole = folder / f"{split}.parquet"
-    paths = [whole] if whole.is_file() else sorted(folder.glob(f"{split}*.parquet"))
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{split}*.parquet"))
+
+
+def _parts(folder: Path, split: str) -> list[Path]:
+    paths = _matching(folder, split)
     if not paths:
         here = ", ".join(sorted(each.name for each in folder.glob("*.parquet"))[:5])
         raise DataError(

@@ -146,6 +146,21 @@ def save(path: Path, tree: object) -> None:
     partial.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: of the file.
+        text: all of it.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
 def load(path: Path, classes: Mapping[str, type], device: torch.device | str = "cpu") -> Any:  # noqa: ANN401
     """Read a checkpoint.
 

@@ -69,7 +69,7 @@ def mistake(error: ValidationError, where: str = "", keys: Mapping[str, Sequence
 def _unknown(table: str, key: str, keys: Mapping[str, Sequence[str]]) -> ConfigError:
     """A key that is not there, and where it is."""
     place, within = (f"{table}.{bare(key)}", f" in [{table}]") if table else (bare(key), " at the top")
-    homes = {name: home for home, known in reversed(keys.items()) for name in known}
+    homes = {name: home for home, known in reversed(list(keys.items())) for name in known}
     hint = nearest(key, keys.get(table, ()))
     right = key if key in homes else None
     if right is None and hint.startswith("Choose"):  # nothing here is near: perhaps it belongs elsewhere

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import shlex
-import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +17,13 @@ import torch
 from lanterne.errors import ConfigError, RunError
 from lanterne.experiment import checkpoint
 from lanterne.experiment.build import Objects, Prepared, prepare
-from lanterne.experiment.config import read_config, to_toml
+from lanterne.experiment.config import Config, read_config, to_toml
+from lanterne.experiment.origin import check_versions, describe, located, note_versions, read_origin, write_origin
 from lanterne.experiment.rows import make_clients, make_result, make_row
 from lanterne.experiment.tune import tune_executor
 from lanterne.runtime import restore, snapshot
+
+_RESULT = "result.json"
 
 
 class Listener(Protocol):
@@ -73,59 +72,75 @@ def run_experiment(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists already. Continue it with 'lanterne resume {out}', or give another directory.")
+    origin = describe(prepared.config, prepared.objects, out)
     with _one_thread():
         if tune:
             prepared = tune_executor(prepared)
         with _disk(out):
             (out / "cells").mkdir(parents=True)
-            versions = {**_versions(), "objects": prepared.objects.given}
-            _write(out / "versions.json", json.dumps(versions, indent=2) + "\n")
-            _write(out / "config.toml", to_toml(prepared.config))
+            write_origin(out, origin)
+            checkpoint.write_text(out / "config.toml", to_toml(prepared.config))
             return _run_cells(prepared, out, listener or Silence())
 
 
-def resume_experiment(out: Path, listener: Listener | None = None, objects: Objects | None = None) -> dict[str, Any]:
-    """Go on with a run that was interrupted, to the bit where it would have been.
+def resume_experiment(
+    out: Path,
+    listener: Listener | None = None,
+    objects: Objects | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> dict[str, Any]:
+    """Go on with a run that was interrupted, to the bit where it would have been; from any directory.
 
     Args:
-        out: its directory.
+        out: its directory, wherever it is now.
         listener: hears how it goes.
         objects: what the user brought when it began; must be brought again.
+        warn: is told where bits may be others than they would have been.
 
     Returns:
         What `run_experiment` returns.
 
     Raises:
-        ConfigError: for a directory that holds no run, or one that was begun with objects that are missing now.
+        ConfigError: for a directory that holds no run; for one that was begun with objects that are missing now, with
+            another lanterne, or from files that have changed.
     """
-    if not (out / "config.toml").is_file() or not (out / "versions.json").is_file():
-        raise ConfigError(
-            f"{out} holds no run: there is no config.toml in it. Give the directory that 'lanterne run' wrote."
-        )
-    missing = set(json.loads((out / "versions.json").read_text())["objects"]) - set((objects or Objects()).given)
+    objects, origin = objects or Objects(), read_origin(out)
+    config = read_config(out / "config.toml", origin["objects"])
+    if all((folder / _RESULT).is_file() for _, _, folder in _cells(config, out)):
+        return {"out": str(out), "runs": [json.loads((f / _RESULT).read_text()) for _, _, f in _cells(config, out)]}
+    missing = set(origin["objects"]) - set(objects.given)
     if missing:
         raise ConfigError(
             f"{out} was begun from Python with an own {', '.join(sorted(missing))}. "
             f"Resume it with lanterne.resume({str(out)!r}, ...) and bring it again."
         )
-    prepared = prepare(read_config(out / "config.toml", (objects or Objects()).algorithms), objects)
+    config = located(config, origin, out, objects)
+    different = check_versions(origin, out)
+    if different:
+        warn(different)
+    prepared = prepare(config, objects)
     with _one_thread(), _disk(out):
+        note_versions(origin, out)
         for partial in out.rglob("*.partial"):
             partial.unlink()
         return _run_cells(prepared, out, listener or Silence())
 
 
+def _cells(config: Config, out: Path) -> list[tuple[str, int, Path]]:
+    """Every competitor with every seed, and where it is."""
+    return [
+        (label, seed, out / "cells" / f"{label}-seed{seed}") for seed in config.seeds for label in config.algorithms
+    ]
+
+
 def _run_cells(prepared: Prepared, out: Path, listener: Listener) -> dict[str, Any]:
     runs = []
-    for seed in prepared.config.seeds:
-        for label in prepared.config.algorithms:
-            folder = out / "cells" / f"{label}-seed{seed}"
-            finished = folder / "result.json"
-            if finished.is_file():
-                runs.append(json.loads(finished.read_text()))
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            runs.append(_Cell(prepared, label, seed, folder).run(listener))
+    for label, seed, folder in _cells(prepared.config, out):
+        if (folder / _RESULT).is_file():
+            runs.append(json.loads((folder / _RESULT).read_text()))
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.append(_Cell(prepared, label, seed, folder).run(listener))
     return {"out": str(out), "runs": runs}
 
 
@@ -191,9 +206,9 @@ class _Cell:
                     checkpoint.save(self.checkpoint, saved)
             _append(self.timeline, simulator.clock.under_way())
             costs = "".join(json.dumps(record) + "\n" for record in make_clients(simulator))
-            _write(self.folder / "clients.jsonl", costs)
+            checkpoint.write_text(self.folder / "clients.jsonl", costs)
             result = make_result(last, best, diverged, done)
-            _write(self.folder / "result.json", json.dumps(result, allow_nan=False) + "\n")
+            checkpoint.write_text(self.folder / _RESULT, json.dumps(result, allow_nan=False) + "\n")
             listener.end(result)
             return result
         finally:
@@ -218,27 +233,6 @@ def _truncate(path: Path, size: int) -> None:
         )
     with path.open("rb+") as file:
         file.truncate(size)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _versions() -> dict[str, Any]:
-    names = ("lanterne", "torch", "numpy", "flwr-datasets", "scikit-learn")
-    return {
-        "versions": {name: version(name) for name in names},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
 
 
 @contextmanager
