@@ -140,10 +140,16 @@ def test_sizes_and_the_repair_that_is_offered(spec, n):
         try:
             rows = partition(spec, np.zeros(n, dtype=int), clients, 0)
         except DataError as error:
-            empty, most = map(int, re.search(r"leaves (\d+) of .* at most (\d+) clients", str(error)).groups())
+            empty, most, milder = re.search(
+                r"leaves (\d+) of .* at most (\d+) clients, or '(\w+)'", str(error)
+            ).groups()
+            empty, most = int(empty), int(most)
+            assert len(partition(milder, np.zeros(n, dtype=int), clients, 0)) == clients
             assert 1 <= empty < clients
             assert len(partition(spec, np.zeros(n, dtype=int), most, 0)) == most
             assert most < clients
+            with pytest.raises(DataError, match=f"of {most + 1} clients without a row"):
+                partition(spec, np.zeros(n, dtype=int), most + 1, 0)
         else:
             assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(n))
             assert all(each.size for each in rows)

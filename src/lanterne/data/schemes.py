@@ -7,6 +7,7 @@ ids walks the rows in Python. Where theirs leave out nothing, on shuffled rows, 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -61,11 +62,12 @@ def by_size(scheme: str, rows: int, clients: int, key: int) -> list[Rows]:
     sizes = _sizes(scheme, rows, clients)
     empty = int((sizes == 0).sum())
     if empty:
-        most = next(k for k in range(clients - 1, 0, -1) if _sizes(scheme, rows, k).all())
-        milder = {"square": ", or 'linear'", "exponential": ", or 'square' or 'linear'"}.get(scheme, "")
+        # The more clients there are, the less is left for the first.
+        most = bisect_left(range(1, clients), True, key=lambda k: not _sizes(scheme, rows, k).all())
+        milder = next((each for each in ("square", "linear") if _sizes(each, rows, clients).all()), "iid")
         raise DataError(
             f"The partition {scheme!r} of {rows} rows leaves {empty} of {clients} clients without a row. Write at most "
-            f"{most} clients{milder}."
+            f"{most} clients, or {milder!r}."
         )
     order = rng.generator(key).permutation(rows)
     return [np.sort(part) for part in np.split(order, np.cumsum(sizes)[:-1])]
