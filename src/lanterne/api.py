@@ -83,7 +83,7 @@ def run(
         label: the column of labels, likewise.
         owner: the column that says who a row comes from, for the partition `"natural"`.
         augment: of the training images, `"crop:4"`, `"flip"` or `"crop-flip:4"`.
-        model: a name of the zoo, or an `nn.Sequential` of one's own, unchanged.
+        model: a name of the zoo (`"resnet18:norm=batch"`), or an `nn.Sequential` of one's own, unchanged.
         fleet: a preset's name, a file, a mapping with `kind` and its parameters, or a fleet.
         partition: `"iid"`, `"dirichlet:0.3"`, `"shards:2"`, `"linear"`, `"natural"` ..., or the rows of each client.
         clients: the population; by default that of the partition, the fleet or the fleet file that is given, else 30.
@@ -132,7 +132,7 @@ def run(
     mapping["data"] |= {name: value for name, value in chosen.items() if value is not None}
     objects = Objects(
         data=data if isinstance(data, Dataset) else None,
-        model=model if isinstance(model, nn.Sequential | LayerStack) else None,
+        model=None if isinstance(model, str) else model,
         fleet=fleet if isinstance(fleet, Fleet) else None,
         partition=partition if partition is not None and not isinstance(partition, str) else None,
         algorithms=own,

@@ -1,26 +1,22 @@
-"""SALF and its baselines on the clock: invariants 12 to 20 of the specification, by their numbers."""
+"""SALF and its baselines on the clock: invariants 12 to 18 of the specification, by their numbers."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import gammaincc
 from scipy.stats import chisquare, poisson
 
-from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
+from lanterne.algorithms import Drop, FedAvg, Salf
 from lanterne.budget import Clock, Units
 from lanterne.fleet import Device, Draw, ExponentialLayers, Fleet, Job, Slower, Work, preset, timing
 from lanterne.learn import budgeted_sgd, local_sgd
-from lanterne.models import LayerStack, full
-from lanterne.protocol import Pass, Request
-from lanterne.rng import fold
+from lanterne.models import full
 from lanterne.runtime import Loop, Simulator
-from lanterne.testing import Problem, simulate, tiny_cnn, tiny_mlp, tiny_problem, uneven_fleet
+from lanterne.testing import simulate, tiny_cnn, tiny_mlp, tiny_problem, uneven_fleet
 from lanterne.tree import digest
 
 LAYERS = 3
@@ -228,91 +224,13 @@ def test_18_uploads_shrink_with_depth() -> None:
     assert seen == {-1, 0, 1, 2, 3}
 
 
-# ---------------------------------------------------------------------------------------------------- 19
-def test_19_fedbuff_with_everyone_and_no_delay_is_fedavg() -> None:
-    problem = tiny_problem()
-    fleet = Fleet([Device(flops=1e5) for _ in range(6)])
-    for weights in ("samples", "equal"):
-        expected, _ = simulate(lambda s, k=weights: FedAvg(stack=s, lr=0.3, weights=k), problem, fleet, 1)
-        found, _ = simulate(lambda s, k=weights: FedBuff(stack=s, lr=0.3, buffer=6, weights=k), problem, fleet, 1)
-        assert torch.allclose(found, expected, rtol=0, atol=1e-15)
-    half, _ = simulate(lambda s: FedBuff(stack=s, lr=0.3, buffer=3), problem, fleet, 1)
-    assert not torch.allclose(half, expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("buffer", "exponent", "normalise"),
-    [(1, 0.0, "buffer"), (1, 0.5, "buffer"), (3, 0.5, "buffer"), (3, 0.5, "staleness")],
-)
-def test_19_fedbuff_is_the_event_loop(buffer: int, exponent: float, normalise: str) -> None:
-    """Against an event loop of twenty lines; with K = 1 and a constant weight it is asynchronous FedAvg in deltas."""
-    problem, fleet, versions = tiny_problem(), uneven_fleet(), 7
-
-    def make(s: LayerStack) -> FedBuff:
-        staleness: Any = {"staleness_exponent": exponent, "normalise": normalise}
-        return FedBuff(stack=s, lr=0.3, buffer=buffer, weights="equal", **staleness)
-
-    found, simulator = simulate(make, problem, fleet, versions)
-    durations = {r["client"]: r["arrived"] - r["sent"] for r in simulator.timeline}
-    for c in range(6):
-        durations.setdefault(c, math.inf)
-    w, version, buffered, discount, count = problem.w, 0, torch.zeros_like(problem.w), 0.0, 0
-    step = dict.fromkeys(range(6), 0)
-    at_work = {c: (durations[c], w, version) for c in range(6)}
-    while version < versions:
-        c = min(at_work, key=lambda c: (at_work[c][0], c))
-        now, start, began = at_work.pop(c)
-        rows = torch.from_numpy(problem.streams.rows(c, range(step[c], step[c] + 1)))
-        step[c] += 1
-        after, _ = local_sgd(problem.task, full(problem.stack), start, problem.data.x[rows], problem.data.y[rows], 0.3)
-        weight = (1 + version - began) ** -exponent
-        buffered, discount, count = buffered + weight * (after - start), discount + weight, count + 1
-        if count == buffer:
-            w = w + buffered / (count if normalise == "buffer" else discount)
-            version, buffered, discount, count = version + 1, torch.zeros_like(w), 0.0, 0
-        at_work[c] = (now + durations[c], w, version)
-    assert torch.allclose(found, w, rtol=0, atol=1e-14)
-
-
-# ---------------------------------------------------------------------------------------------------- 20
-@pytest.mark.parametrize("name", ["uniform", "stragglers", "exponential-layers", "uniform-depth"])
-def test_20_same_seed_same_model(name: str) -> None:
-    problem: Problem = tiny_problem()
-    runs = []
-    for seed in (1, 1, 2):
-        fleet = preset(name).build(6, seed, LAYERS)
-        w, simulator = simulate(
-            lambda s: Salf(stack=s, lr=0.3, deadline=1.0, local_steps=2), problem, fleet, 3, seed=fold(seed)
-        )
-        runs.append((digest({"w": w}), simulator.timeline))
-    assert runs[0] == runs[1]
-
-
-def test_20_who_straggles_does_not_depend_on_what_the_model_draws() -> None:
-    fleet = preset("stragglers", redraw="round", load="constant", share=0.5).build(6, 1, LAYERS)
-    seen = []
-    for stack in (tiny_mlp(), tiny_mlp(classes=5)):
-        torch.manual_seed(len(seen))
-        _, simulator = simulate(
-            lambda s: Salf(stack=s, deadline=0.2), tiny_problem(stack=stack, seed=len(seen)), fleet, 5
-        )
-        work = {r["client"]: [] for r in simulator.timeline}
-        for r in simulator.timeline:
-            work[r["client"]].append(r["outcome"])
-        slow = [[fleet.devices[c].pace.slow(Draw(fleet.seed, c, t, 0)) for t in range(5)] for c in range(6)]
-        seen.append(slow)
-    assert seen[0] == seen[1]
-    assert any(any(s) for s in seen[0])
-    assert not all(all(s) for s in seen[0])
-
-
 # ---------------------------------------------------------------------------------- what reviews found
 @pytest.mark.parametrize("rule", ["paper", "ht"])
 def test_counting_invents_no_empty_rounds_without_a_deadline(rule) -> None:
     problem, fleet = tiny_problem(), uneven_fleet()
     expected, _ = simulate(lambda s: FedAvg(stack=s, lr=0.3), problem, fleet, 3)
     found, _ = simulate(lambda s: Salf(stack=s, lr=0.3, p="empirical", rule=rule), problem, fleet, 3)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-15)
+    assert torch.equal(found, expected)
 
 
 def test_the_chance_to_be_heard_counts_losses() -> None:
@@ -330,28 +248,3 @@ def test_the_chance_to_be_heard_counts_losses() -> None:
     error = np.std(ratios) / math.sqrt(len(ratios))
     assert abs(np.mean(ratios) - 1.0) < 4 * error
     assert error < 0.05
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("mean", [0.5, 2.0])
-def test_p_and_q_of_the_clock_belong_to_their_layers(steps: int, mean: float) -> None:
-    """Of layer l the clock's q is P[Poisson(T/m) >= L + 1 - l] in the first local step, p the product over users."""
-    problem, deadline = tiny_problem(), 1.0
-    fleet = preset("exponential-layers", mean=mean).build(6, 1, LAYERS)
-    seen: list[tuple[list[float], list[float]]] = []
-
-    class Told(Salf):
-        def round(self, state, cohort):
-            passes = [Pass("forward", 0, LAYERS), Pass("backward", 0, LAYERS)] * steps
-            requests = [
-                Request(c, "train", {"w": state.w}, batches=range(steps), passes=passes, deadline=deadline)
-                for c in cohort.clients
-            ]
-            seen.append((self._empty_chance(state, cohort, requests), self._clock(cohort, requests[2])))
-            return (yield from super().round(state, cohort))
-
-    simulate(lambda s: Told(stack=s, deadline=deadline, local_steps=steps), problem, fleet, 1)
-    (p, q), law_q = seen[0], [1 - gammaincc(LAYERS - b, deadline / mean) for b in range(LAYERS)]
-    assert q == pytest.approx(law_q, rel=1e-9)
-    assert p == pytest.approx([(1 - x) ** 6 for x in law_q], rel=1e-9)
-    assert p[0] > 1.5 * p[-1]  # the other way round would be noticed

@@ -13,7 +13,7 @@ from lanterne.algorithms import ALGORITHMS
 from lanterne.data import load, partition
 from lanterne.experiment.config import parse_config
 from lanterne.fleet import PRESETS
-from lanterne.models.zoo import MODELS
+from lanterne.models.zoo import MODELS, build
 
 Command = Callable[..., Any]
 KINDS = ["algorithms", "models", "fleets", "data", "partitions"]
@@ -66,6 +66,19 @@ def test_what_is_listed_of_a_fleet_can_be_set(lanterne_command: Command, name: s
     assert "flops" in lanterne_command("list", "fleets", name).out
 
 
+def test_what_is_listed_of_a_model_can_be_set(lanterne_command: Command) -> None:
+    found = {entry["name"]: entry["parameters"] for entry in listed(lanterne_command, "models")["models"]}
+    assert [each["name"] for each in found["resnet18"]] == ["norm"]
+    assert found["lenet"] == []
+    for name, parameters in found.items():
+        for each in parameters:
+            assert each["meaning"]
+            assert build(f"{name}:{each['name']}={each['default']}", (3, 32, 32), 10).size == (
+                build(name, (3, 32, 32), 10).size
+            )
+    assert "group | batch" in lanterne_command("list", "models", "vgg11").out
+
+
 def test_what_is_listed_of_data_and_partitions_exists(lanterne_command: Command) -> None:
     found = listed(lanterne_command)
     bundled = [entry["name"] for entry in found["data"] if not entry["name"].startswith("<")]
@@ -84,7 +97,7 @@ def test_what_is_listed_of_data_and_partitions_exists(lanterne_command: Command)
         (["stragglers"], "lanterne list fleets stragglers"),
         (["zzz"], "Choose from"),
         (["algorithms", "slaf"], "Did you mean 'salf'"),
-        (["models", "resnet"], "Did you mean 'resnet-small'"),
+        (["models", "resnet-smal"], "Did you mean 'resnet-small'"),
     ],
 )
 def test_what_there_is_not(lanterne_command: Command, words: list[str], said: str) -> None:

@@ -264,7 +264,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**RACE, "fleet": {"flops": datetime.date(2026, 1, 1)}}, "fleet.flops", "number"),
     ({**RACE, "fleet": {"redraw": "rond"}}, "fleet.redraw", "'round'"),
     ({**RACE, "fleet": {"redraw": "round"}}, "fleet.redraw", "load = 'constant'"),
-    ({**RACE, "model": {"name": "resnet"}}, "model.name", "'resnet-small'"),
+    ({**RACE, "model": {"name": "resnet-smal"}}, "model.name", "'resnet-small'"),
+    ({**RACE, "model": {"name": "resnet18:nrm=batch"}}, "model.name", "'norm'"),
+    ({**RACE, "model": {"name": "resnet18:norm=bach"}}, "model.name", "'batch'"),
     ({**RACE, "model": {"nam": "resnet"}}, "model.nam", "'name'"),
     ({**RACE, "runtime": {"executor": "lop"}}, "runtime.executor", "'loop'"),
     ({**RACE, "runtime": {"dtype": "float16"}}, "runtime.dtype", "'float"),
@@ -393,5 +395,5 @@ def test_every_parameter_has_a_type_and_a_meaning(kind: type[Any]) -> None:
 
 
 def test_every_model_can_be_named() -> None:
-    for name in MODELS:
+    for name in (*MODELS, "resnet18:norm=batch", "mlp:widths=64-32"):
         assert parse_config({**RACE, "model": {"name": name}}).model.name == name

@@ -7,12 +7,37 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from lanterne.models import LayerStack, initial_weights
 from lanterne.models.zoo import build
 
-#: Each model of the zoo on a shape that it takes, and classes.
-ZOO = {"salf-mlp": ((1, 5, 4), 3), "salf-cnn": ((2, 16, 17), 4), "resnet-small": ((1, 8, 8), 10)}
+#: Small models of the zoo, each on a shape that it takes, and classes: with the users' they go through all tests.
+ZOO = {
+    "salf-mlp": ((1, 5, 4), 3),
+    "salf-cnn": ((2, 16, 17), 4),
+    "resnet-small": ((1, 8, 8), 10),
+    "resnet-small:norm=batch": ((1, 8, 8), 10),
+}
+#: The others, on images that keep them cheap: they go through the tests of the zoo.
+LARGER = {
+    "resnet8": ((1, 8, 8), 10),
+    "resnet8:norm=batch": ((1, 8, 8), 10),
+    "resnet18": ((3, 8, 8), 10),
+    "resnet18:norm=batch": ((3, 8, 8), 10),
+    "resnet34": ((1, 4, 4), 10),
+    "vgg11": ((3, 32, 32), 10),
+    "vgg11:norm=batch": ((1, 32, 32), 10),
+    "vgg13": ((1, 32, 32), 10),
+    "vgg16": ((1, 32, 33), 10),
+    "vgg19": ((1, 32, 32), 10),
+    "alexnet": ((3, 12, 13), 10),
+    "lenet": ((1, 12, 13), 10),
+    "cnn": ((2, 5, 8), 62),
+    "mlp": ((1, 5, 4), 3),
+    "mlp:widths=7": ((9,), 3),
+}
+EVERY = {**ZOO, **LARGER}
 
 
 class Residual(nn.Module):
@@ -67,8 +92,8 @@ NAMES = [*ZOO, *USERS]
 
 def stack_of(name: str) -> LayerStack:
     """A model by name, of the zoo or a user's."""
-    if name in ZOO:
-        return build(name, *ZOO[name])
+    if name in EVERY:
+        return build(name, *EVERY[name])
     make, shape = USERS[name]
     return LayerStack(make(), shape)
 
@@ -88,3 +113,19 @@ def batch_of(
     return torch.randn(size, *stack.sample_shape, generator=g, dtype=dtype), torch.randint(
         classes, (size,), generator=g
     )
+
+
+def saved_by(net: nn.Module, x: Tensor) -> int:
+    """Bytes of all that a forward pass keeps for the backward pass, each storage once, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # which keeps the address taken
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = net(x)
+    assert y.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -42,7 +42,7 @@ def test_weights_are_uniform_within_one_over_the_root_of_the_fan_in(name: str) -
     units = []
     for n, tensor in tensors.items():
         layer = stack.net.get_submodule(n.rpartition(".")[0])
-        if isinstance(layer, nn.GroupNorm):
+        if isinstance(layer, nn.GroupNorm | nn.BatchNorm2d):
             assert bool((tensor == float(n.endswith("weight"))).all())
             continue
         bound = 1 / math.sqrt(tensors[n.rpartition(".")[0] + ".weight"][0].numel())

@@ -47,9 +47,17 @@ class Whole(nn.Module):
         self.layer = nn.Linear(3, 3)
 
 
+class Skipping(nn.Sequential):
+    """A chain by its type, and something else by its forward: DenseNet's blocks are written so."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
 BAD: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "not a Sequential": (Whole, ("a Whole", "nn.Sequential of its blocks")),
     "a list": (lambda: nn.ModuleList([nn.Linear(3, 3)]), ("a ModuleList", "nn.Sequential of its blocks")),
+    "a forward of its own": (lambda: Skipping(nn.Linear(3, 3)), ("a Skipping with a forward", "plain nn.Sequential")),
     "batch normalisation": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
         ("Layer '1' (BatchNorm1d)", "running statistics", "nn.GroupNorm"),
@@ -111,6 +119,7 @@ def test_a_model_without_parameters_is_refused(net: nn.Sequential) -> None:
         nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0)),
         nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)),
         nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0)),
+        nn.Sequential(Skipping(nn.Linear(3, 3)), nn.Linear(3, 3)),
     ],
 )
 def test_the_repairs_are_accepted(net: nn.Sequential) -> None:

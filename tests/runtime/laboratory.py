@@ -35,7 +35,13 @@ class Lab:
 
     @property
     def handlers(self) -> dict[str, Any]:
-        return {"echo": self.echo, "count": self.count, "look": self.look}
+        return {
+            "echo": self.echo,
+            "count": self.count,
+            "look": self.look,
+            "scale": self.scale,
+            "put": self.put,
+        }
 
     def echo(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         return state, {"out": inbox["w"] + 1.0}
@@ -43,6 +49,12 @@ class Lab:
     def count(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         n = state.get("n", torch.zeros((), dtype=torch.float64)) + 1.0
         return {"n": n}, {"out": n}
+
+    def scale(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
+        return state, {"out": inbox["w"] + inbox.config["by"]}
+
+    def put(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
+        return {"n": inbox["w"].sum() + state.get("n", torch.zeros((), dtype=torch.float64))}, {}
 
     def look(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         return state, {"out": inbox["w"] * inbox["w"].sum().item()}
@@ -57,18 +69,16 @@ class Lab:
         return state
 
 
-def laboratory(script: Callable[..., Any], fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
+def simulator_of(lab: Lab, fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
     problem = tiny_problem(len(fleet))
+    runner = executor(problem.task, problem.data.x, problem.data.y)
+    return Simulator(lab, fleet, runner, problem.streams, dtype=torch.float64, **options)
+
+
+def laboratory(script: Callable[..., Any], fleet: Fleet, executor: type[Loop] = Loop, **options: Any) -> Simulator:
     lab = Lab(script)
-    simulator = Simulator(
-        lab,
-        fleet,
-        executor(problem.task, problem.data.x, problem.data.y),
-        problem.streams,
-        dtype=torch.float64,
-        **options,
-    )
-    simulator.round(lab, problem.w)
+    simulator = simulator_of(lab, fleet, executor, **options)
+    simulator.round(lab, W)
     return simulator
 
 

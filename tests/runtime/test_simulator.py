@@ -17,7 +17,7 @@ from lanterne.models import full
 from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Pass, Request, exchange
 from lanterne.runtime import Loop, Simulator
 from lanterne.testing import STORMS, Audit, check_runtimes_match, simulate, tiny_cnn, tiny_problem, uneven_fleet
-from runtime.laboratory import FLEET, METHODS, Lab, W, ask, laboratory
+from runtime.laboratory import FLEET, METHODS, Lab, W, ask, laboratory, simulator_of
 from runtime.toys import ToyOverlap, ToySplit
 
 
@@ -240,12 +240,10 @@ def test_clients_leave_and_come_back() -> None:
         assert [r.outcome for r in replies] == (["lost", "complete"] if len(seen) == 1 else ["complete"] * len(replies))
         return state
 
-    problem, lab = tiny_problem(2), Lab(script)
-    simulator = Simulator(
-        lab, fleet, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64
-    )
+    lab = Lab(script)
+    simulator = simulator_of(lab, fleet)
     for _ in range(3):
-        simulator.round(lab, problem.w)
+        simulator.round(lab, W)
     assert seen == [[0, 1], [1], [0, 1]]
 
 
@@ -264,12 +262,10 @@ def test_a_client_that_was_lost_comes_back() -> None:
         seen.append((simulator.now, there, [r.outcome for r in replies]))
         return state
 
-    problem, lab = tiny_problem(5), Lab(script)
-    simulator = Simulator(
-        lab, fleet, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64
-    )
+    lab = Lab(script)
+    simulator = simulator_of(lab, fleet)
     for _ in range(12):
-        simulator.round(lab, problem.w)
+        simulator.round(lab, W)
     lost = seen[0][0] - 1.0
     assert seen[0][1:] == (True, ["complete", "lost"])
     assert 0.0 <= lost < 5.0

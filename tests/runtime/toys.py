@@ -40,11 +40,24 @@ class Halves:
 
 
 @dataclass(frozen=True)
-class ToySplit:
-    """One server replica per client, both halves averaged after a few batches; momentum lives at the addresses."""
+class Cut:
+    """A model in two halves."""
 
     stack: LayerStack
     cut: int = 1
+
+    def init(self, w: Tensor) -> Halves:
+        edge = self.stack.edges[self.cut]
+        return Halves(w[:edge], w[edge:])
+
+    def evaluated(self, state: Halves) -> Tensor:
+        return torch.cat([state.client, state.server])
+
+
+@dataclass(frozen=True)
+class ToySplit(Cut):
+    """One server replica per client, both halves averaged after a few batches; momentum lives at the addresses."""
+
     lr: float = 0.3
     steps: int = 2
     momentum: float = 0.5
@@ -81,13 +94,6 @@ class ToySplit:
     def fetch(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> tuple[Arrays, Arrays]:
         return {"m": state["m"]}, {"after": state["w"]}
 
-    def init(self, w: Tensor) -> Halves:
-        edge = self.stack.edges[self.cut]
-        return Halves(w[:edge], w[edge:])
-
-    def evaluated(self, state: Halves) -> Tensor:
-        return torch.cat([state.client, state.server])
-
     def round(self, state: Halves, cohort: Cohort) -> Program[Halves]:
         n, at, fetches = len(self.stack), self.cut, []
         for c in cohort.clients:
@@ -116,11 +122,9 @@ class ToySplit:
 
 
 @dataclass(frozen=True)
-class ToyOverlap:
+class ToyOverlap(Cut):
     """The shape of MU-SplitFed's round: the server works `tau` times on one activation while the client goes on."""
 
-    stack: LayerStack
-    cut: int = 1
     tau: int = 4
 
     traffic: ClassVar[Mapping[str, str]] = {
@@ -158,13 +162,6 @@ class ToyOverlap:
 
     def score(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> tuple[Arrays, Arrays]:
         return {}, {"score": task.predict(suffix(task.stack, self.cut), state["w"], inbox["probe"]).sum()}
-
-    def init(self, w: Tensor) -> Halves:
-        edge = self.stack.edges[self.cut]
-        return Halves(w[:edge], w[edge:])
-
-    def evaluated(self, state: Halves) -> Tensor:
-        return torch.cat([state.client, state.server])
 
     def round(self, state: Halves, cohort: Cohort) -> Program[Halves]:
         n, at, replicas, clients = len(self.stack), self.cut, [], []

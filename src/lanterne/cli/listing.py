@@ -70,9 +70,17 @@ def _algorithms() -> list[Entry]:
 
 
 def _models() -> list[Entry]:
-    from lanterne.models.zoo import DEFAULT, MODELS
+    from lanterne.models.zoo import DEFAULT, MODELS, options_of
 
-    return [{**_entry(name, make), "default": name == DEFAULT} for name, make in MODELS.items()]
+    def options(make: Callable[..., Any]) -> list[Entry]:
+        return [
+            {"name": each.name, "type": each.type, "default": each.default, "meaning": each.meaning}
+            for each in options_of(make).values()
+        ]
+
+    return [
+        {**_entry(name, make), "default": name == DEFAULT, "parameters": options(make)} for name, make in MODELS.items()
+    ]
 
 
 def _fleets() -> list[Entry]:

@@ -37,7 +37,9 @@ def run(
         str | None,
         typer.Option(help="iid, dirichlet:0.3, shards:2, classes:3, linear, natural ...", rich_help_panel=_WORLD),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A model of the zoo.", rich_help_panel=_WORLD)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model of the zoo, as in resnet18:norm=batch.", rich_help_panel=_WORLD)
+    ] = None,
     fleet: Annotated[
         str | None, typer.Option(help="A preset, or a CSV or Parquet file of devices.", rich_help_panel=_WORLD)
     ] = None,

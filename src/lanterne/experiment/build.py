@@ -32,11 +32,14 @@ from lanterne.experiment.deadline import resolve_deadline
 from lanterne.experiment.evaluate import Judge
 from lanterne.fleet import Fleet, preset
 from lanterne.learn import Task
-from lanterne.models import LayerStack, block_costs, initial_weights
+from lanterne.models import LayerStack, batch_norms, block_costs, initial_weights
 from lanterne.models.zoo import build
 from lanterne.protocol import Algorithm
-from lanterne.rng import fold
+from lanterne.rng import fold, generator
 from lanterne.runtime import EXECUTORS, Loop, Simulator, choose_executor
+
+#: Training samples from which BatchNorm layers take the statistics by which a model is judged.
+_STATISTICS_ROWS = 4096
 
 Model = str | nn.Sequential | LayerStack
 Partition = str | Sequence[NDArray[np.int64]]
@@ -153,9 +156,9 @@ class Prepared:
         shares = label_shares(world.rows, self.data.y.cpu(), self.data.classes)
         samples = np.array([len(r) for r in world.rows])
         tiers = [world.fleet.devices[c].tier for c in range(len(world.fleet))]
-        return Judge(
-            executor, self.data, shares, samples, tiers, held_out(world.rows, self.data.owner, self.data.test_owner)
-        )
+        order = generator(world.streams.seed, "statistics").permutation(np.concatenate(world.rows))
+        held = held_out(world.rows, self.data.owner, self.data.test_owner)
+        return Judge(executor, self.data, shares, samples, tiers, order[:_STATISTICS_ROWS], held)
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Prepared:
@@ -215,6 +218,11 @@ def _stack(config: Config, objects: Objects, data: Dataset) -> LayerStack:
         raise ConfigError(
             f"The model gives {outputs} numbers per sample, but the data has {data.classes} classes. "
             f"End it with a layer of {data.classes} outputs."
+        )
+    if config.data.batch == 1 and batch_norms(stack):
+        raise ConfigError(
+            "data.batch is 1, but the model normalises by the batch (BatchNorm), and one sample says nothing of the "
+            "others. Use batches of 2 or more, or GroupNorm."
         )
     return stack
 

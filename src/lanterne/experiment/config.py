@@ -37,7 +37,7 @@ from pydantic import (
 )
 
 from lanterne.algorithms import ALGORITHMS
-from lanterne.errors import ConfigError, nearest
+from lanterne.errors import ConfigError, ModelError, nearest
 from lanterne.experiment.mistakes import mistake
 from lanterne.experiment.parameters import (
     algorithm_error,
@@ -50,7 +50,7 @@ from lanterne.experiment.parameters import (
 )
 from lanterne.experiment.tables import competitor, competitors, read_toml, shown, with_overrides
 from lanterne.fleet import PRESETS
-from lanterne.models.zoo import DEFAULT, MODELS
+from lanterne.models.zoo import DEFAULT, check_name
 
 _MOST_THREADS = 8
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
@@ -139,13 +139,15 @@ class FleetConfig(_Table):
 class ModelConfig(_Table):
     """What is trained."""
 
-    name: Annotated[str, Field(description="a model of the zoo")] = DEFAULT
+    name: Annotated[str, Field(description="a model of the zoo, as in resnet18:norm=batch")] = DEFAULT
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in MODELS:
-            raise ConfigError(f"model.name is {shown(name)}, and there is no such model. {nearest(name, MODELS)}")
+        try:
+            check_name(name)
+        except ModelError as error:
+            raise ConfigError(f"model.name: {error}") from None
         return name
 
 

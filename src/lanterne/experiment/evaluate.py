@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lanterne.data import Dataset, client_means
-from lanterne.models import full
+from lanterne.models import LayerStack, batch_norms, batch_statistics, full, total_variance, with_statistics
 from lanterne.runtime import Loop
 
 _CHUNK = 256
@@ -26,12 +27,15 @@ class Judge:
     `accuracy_k` the model's accuracy on class k of the test split: exact where clients differ in their mix of labels
     only. Where each has held-out rows of its own, it is the accuracy on those.
 
+    A model with BatchNorm is judged by statistics of training samples, never by those of the test split.
+
     Args:
         executor: in whose threads the model runs.
         data: for its test split.
         shares: `[clients, classes]`, each client's mix of labels.
         samples: `[clients]`, how many samples each has.
         tiers: the device class of each client.
+        rows: the training samples from which BatchNorm layers take their statistics.
         held: `[test rows]`, whose each row of the test split is, -1 nobody's; None where that is not known.
     """
 
@@ -40,6 +44,7 @@ class Judge:
     shares: Tensor
     samples: np.ndarray[Any, np.dtype[np.int64]]
     tiers: Sequence[str]
+    rows: np.ndarray[Any, np.dtype[np.int64]]
     held: np.ndarray[Any, np.dtype[np.int64]] | None = None
 
     def __call__(self, w: Tensor) -> dict[str, Any]:
@@ -78,19 +83,28 @@ class Judge:
 
     def _by_row(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Whether each row of the test split is answered right (1 or 0), and its loss, `[test rows]` float64."""
-        task, data = self.executor.task, self.data
-        view = full(task.stack)
+        data, stack = self.data, self._judged(w)
+        leaves = full(stack).leaves(w)
 
         def judge(start: int) -> tuple[Tensor, Tensor]:
             with torch.inference_mode():
                 y = data.test_y[start : start + _CHUNK]
-                output = task.predict(view, w, data.test_x[start : start + _CHUNK])
+                output = stack.forward(leaves, data.test_x[start : start + _CHUNK])
                 loss = functional.cross_entropy(output, y, reduction="none")
                 return (output.argmax(1) == y).to(torch.float64), loss.to(torch.float64)
 
         parts = self.executor.map(judge, range(0, len(data.test_y), _CHUNK))
         correct, loss = (torch.cat([p[i] for p in parts]).cpu() for i in (0, 1))
         return correct, loss
+
+    def _judged(self, w: Tensor) -> LayerStack:
+        """The model; where it has BatchNorm layers, with statistics under these weights."""
+        stack = self.executor.task.stack
+        if not batch_norms(stack):
+            return stack
+        chunks = np.array_split(self.rows, math.ceil(len(self.rows) / _CHUNK))
+        parts = self.executor.map(lambda rows: batch_statistics(stack, w, self.data.x[torch.from_numpy(rows)]), chunks)
+        return with_statistics(stack, total_variance(parts))
 
 
 def _means(values: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -58,7 +58,7 @@ def truncated_gradient(task: Task, w: Tensor, x: Tensor, y: Tensor, budget: Cloc
         view = stack.span(b, b + 1)
         leaves = [leaf.requires_grad_() for leaf in view.leaves(view.take(w).detach())]
         start = h.detach().requires_grad_(b > 0)
-        h = stack.forward(leaves, start, b, b + 1)
+        h = task.forward(leaves, start, b, b + 1)
         tape.append((leaves, start, h))
     (up,) = torch.autograd.grad(task.loss(h, y), h, retain_graph=True)
     found: list[Tensor] = []

@@ -6,7 +6,8 @@ vmap. Handlers ask the task, and the executor that made it has chosen the form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +27,21 @@ class Task:
         loss: of the model's output and the labels.
         functional: True inside a transform such as vmap, where `torch.func` is the only way; it costs 1.7 times as much
             outside.
+        channels_last: how images lie in memory, see `LayerStack.forward`; not inside a transform.
     """
 
     stack: LayerStack
     loss: Loss = cross_entropy
     functional: bool = False
+    channels_last: bool = False
+
+    def on(self, network: LayerStack) -> Task:
+        """The same task on another network: an auxiliary head, a submodel."""
+        return replace(self, stack=network)
+
+    def forward(self, leaves: Sequence[Tensor], x: Tensor, first: int, last: int) -> Tensor:
+        """Run the blocks `first .. last-1` on their tensors, `LayerStack.forward` as this executor wants it."""
+        return self.stack.forward(leaves, x, first, last, channels_last=self.channels_last)
 
     def predict(self, view: ParamView, w: Tensor, x: Tensor) -> Tensor:
         """Run the blocks of a view.
@@ -43,7 +54,7 @@ class Task:
         Returns:
             `[batch, ...]`, the output of the last of them.
         """
-        return self.stack.forward(view.leaves(w), x, view.first, view.last)
+        return self.forward(view.leaves(w), x, view.first, view.last)
 
     def gradient(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """`d loss(blocks(w, x), y) / dw`, flat.
@@ -104,7 +115,7 @@ class Task:
         if self.functional:
             return vjp(lambda v: self.predict(view, v, x), w)[1](up)[0]  # type: ignore[no-any-return]
         leaves = self._leaves(view, w)
-        output = self.stack.forward(leaves, x, view.first, view.last)
+        output = self.forward(leaves, x, view.first, view.last)
         return flatten(torch.autograd.grad(output, leaves, up))
 
     def _leaves(self, view: ParamView, w: Tensor) -> list[Tensor]:
@@ -114,5 +125,5 @@ class Task:
         self, view: ParamView, wanted: list[Tensor], x: Tensor, y: Tensor, leaves: list[Tensor] | None = None
     ) -> tuple[Tensor, ...]:
         leaves = wanted if leaves is None else leaves
-        loss = self.loss(self.stack.forward(leaves, x, view.first, view.last), y)
+        loss = self.loss(self.forward(leaves, x, view.first, view.last), y)
         return torch.autograd.grad(loss, wanted)

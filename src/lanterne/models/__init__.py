@@ -3,12 +3,16 @@
 from lanterne.models.cost import BlockCost, block_costs, describe
 from lanterne.models.initial import initial_weights
 from lanterne.models.stack import LayerStack
+from lanterne.models.statistics import Statistics, batch_norms, batch_statistics, total_variance, with_statistics
 from lanterne.models.view import ParamView, full, prefix, reached, suffix
 
 __all__ = [
     "BlockCost",
     "LayerStack",
     "ParamView",
+    "Statistics",
+    "batch_norms",
+    "batch_statistics",
     "block_costs",
     "describe",
     "full",
@@ -16,4 +20,6 @@ __all__ = [
     "prefix",
     "reached",
     "suffix",
+    "total_variance",
+    "with_statistics",
 ]

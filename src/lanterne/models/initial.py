@@ -13,6 +13,7 @@ from lanterne.rng import fold
 from lanterne.tree import flatten
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
 def initial_weights(stack: LayerStack, key: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -45,7 +46,7 @@ def initial_weights(stack: LayerStack, key: int, dtype: torch.dtype = torch.floa
                 generator = torch.Generator().manual_seed(fold(key, "initial", full_name))
                 unit = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
                 drawn[full_name] = (2 * unit - 1) / math.sqrt(fan_in)
-            elif isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.RMSNorm):
+            elif isinstance(module, _NORMS):
                 fill = 1.0 if name == "weight" else 0.0
                 drawn[full_name] = torch.full(parameter.shape, fill, dtype=torch.float64)
             else:

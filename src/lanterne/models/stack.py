@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -114,11 +114,26 @@ class LayerStack:
         """A copy of the user's model that holds the weights `w`, to be used outside of lanterne."""
         net = copy.deepcopy(self.net).to_empty(device=w.device).to(w.dtype)
         tensors = dict(net.named_parameters())
+        given, buffers = dict(self.net.named_buffers()), dict(net.named_buffers())
         view = self.span(0, len(self))
         with torch.no_grad():
             for name, value in zip((n for names in self.parameters for n in names), view.leaves(w), strict=True):
                 tensors[name].copy_(value)
+            for name, value in given.items():  # `to_empty` has emptied them
+                buffers[name].copy_(value)
         return net
+
+    def changed(self, change: Callable[[nn.Module], None]) -> LayerStack:
+        """A stack of the same blocks and parameters, whose modules have been changed.
+
+        Args:
+            change: is given each copy of the net; it must leave the parameters alone.
+        """
+        other = copy.copy(self)
+        other.net, other._skeleton = copy.deepcopy(self.net), copy.deepcopy(self._skeleton)
+        change(other.net)
+        change(other._skeleton)
+        return other
 
     def span(self, first: int, last: int) -> ParamView:
         """The view of the blocks `first .. last-1`; equal spans are one object."""
@@ -128,7 +143,15 @@ class LayerStack:
             view = self._views[first, last] = ParamView(index, self.shapes[first:last], first)
         return view
 
-    def forward(self, leaves: Sequence[Tensor], x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+    def forward(
+        self,
+        leaves: Sequence[Tensor],
+        x: Tensor,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        channels_last: bool = False,
+    ) -> Tensor:
         """Run the blocks `first .. last-1`.
 
         Args:
@@ -136,18 +159,25 @@ class LayerStack:
             x: `[batch, ...]`, the input of block `first`.
             first: the first block.
             last: one past the last block; all by default.
+            channels_last: lay images out as `[batch, height, width, channels]` in memory: another order of the same
+                numbers, in which convolutions and poolings are faster on a CPU.
 
         Returns:
             `[batch, ...]`, the output of block `last - 1`.
         """
         net, slots = self._workplace
         k = 0
+        if channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         for b in range(first, len(self) if last is None else last):
             for table, name in slots[b]:
                 table[name] = leaves[k]
                 k += 1
             for i in self.groups[b]:
                 x = net[i](x)
+                # An image of one channel has no order to hand on.
+                if channels_last and x.dim() == 4:
+                    x = x.contiguous(memory_format=torch.channels_last)
         return x
 
     @property

@@ -29,12 +29,18 @@ def check_modules(net: nn.Module) -> None:
             f"The model is a {type(net).__name__}, whose order of blocks lanterne cannot see. "
             "Write it as an nn.Sequential of its blocks (a residual block may be one child)."
         )
+    if type(net).forward is not nn.Sequential.forward:
+        raise ModelError(
+            f"The model is a {type(net).__name__} with a forward of its own, in which lanterne cannot see the order of "
+            "blocks. Write it as a plain nn.Sequential, and what is no chain as one child with its own forward."
+        )
     for name, module in net.named_modules():
         where = f"Layer {name!r} ({type(module).__name__})"
         if isinstance(module, _RUNNING) and any(True for _ in module.buffers()):
             raise ModelError(
                 f"{where} keeps running statistics, which are not parameters: averaging would mix them silently. "
-                "Use nn.GroupNorm, or this layer with track_running_stats=False."
+                "Use nn.GroupNorm, or this layer with track_running_stats=False: then statistics of training samples "
+                "are computed whenever the model is judged."
             )
         if isinstance(module, nn.RNNBase):
             raise ModelError(

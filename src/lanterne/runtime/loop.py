@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lanterne.data import Augmentation
 from lanterne.errors import HandlerError, LanterneError
@@ -35,7 +36,9 @@ class Loop:
     name = "loop"
 
     def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1, augment: Augmentation | None = None) -> None:
-        self.task, self.x, self.y, self.threads, self.augment = task, x, y, threads, augment
+        convolves = any(isinstance(module, nn.Conv2d) for module in task.stack.net.modules())
+        self.task = replace(task, channels_last=convolves and x.device.type == "cpu")
+        self.x, self.y, self.threads, self.augment = x, y, threads, augment
         self._nothing = x.new_empty(0, 0, *x.shape[1:]), y.new_empty(0, 0)
         # Intra-op threads are a property of each thread, so the pool's must be set where they start.
         self._pool = ThreadPoolExecutor(threads, "lanterne", torch.set_num_threads, (1,))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import nn
 
-from lanterne.errors import ModelError, nearest
 from lanterne.models.stack import LayerStack
-from lanterne.models.zoo.resnet import ResidualBlock, resnet_small
+from lanterne.models.zoo.alexnet import alexnet
+from lanterne.models.zoo.lenet import cnn, lenet
+from lanterne.models.zoo.mlp import mlp
+from lanterne.models.zoo.options import Make, options_of, read_word
+from lanterne.models.zoo.parts import Norm
+from lanterne.models.zoo.resnet import ResidualBlock, resnet8, resnet18, resnet34, resnet_small
 from lanterne.models.zoo.salf import salf_cnn, salf_mlp
+from lanterne.models.zoo.vgg import vgg11, vgg13, vgg16, vgg19
 from lanterne.tree import Shape
 
-MODELS: dict[str, Callable[[Shape, int], nn.Sequential]] = {
+MODELS: dict[str, Make] = {
     "resnet-small": resnet_small,
+    "resnet8": resnet8,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "vgg11": vgg11,
+    "vgg13": vgg13,
+    "vgg16": vgg16,
+    "vgg19": vgg19,
+    "alexnet": alexnet,
+    "lenet": lenet,
+    "cnn": cnn,
+    "mlp": mlp,
     "salf-mlp": salf_mlp,
     "salf-cnn": salf_cnn,
 }
@@ -23,26 +36,64 @@ MODELS: dict[str, Callable[[Shape, int], nn.Sequential]] = {
 DEFAULT = "resnet-small"
 
 
-def build(name: str, sample_shape: Shape, classes: int) -> LayerStack:
+def check_name(word: str) -> None:
+    """Refuse a word that names no model, or sets what cannot be set.
+
+    Args:
+        word: one of `MODELS`, and behind a colon its options.
+
+    Raises:
+        ModelError: with the nearest right one.
+
+    Examples:
+        >>> check_name("resnet18:norm=batch")
+    """
+    read_word(word, MODELS)
+
+
+def build(word: str, sample_shape: Shape, classes: int) -> LayerStack:
     """A model of the zoo, without weights: those are drawn from the run's seed.
 
     Args:
-        name: one of `MODELS`.
+        word: one of `MODELS`, and behind a colon its options.
         sample_shape: of one sample of the data.
         classes: of the data.
 
     Raises:
-        ModelError: for a name that is not there, or data that the model cannot take.
+        ModelError: for a name or an option that is not there, or data that the model cannot take.
 
     Examples:
         >>> build("salf-mlp", (1, 28, 28), 10).size
         25818
+        >>> build("resnet18:norm=batch", (3, 32, 32), 10).size
+        11173962
     """
-    if name not in MODELS:
-        raise ModelError(f"There is no model called {name!r}. {nearest(name, MODELS)}")
+    name, options = read_word(word, MODELS)
     with torch.device("meta"):
-        net = MODELS[name](sample_shape, classes)
+        net = MODELS[name](sample_shape, classes, **options)
     return LayerStack(net, sample_shape)
 
 
-__all__ = ["DEFAULT", "MODELS", "ResidualBlock", "build", "resnet_small", "salf_cnn", "salf_mlp"]
+__all__ = [
+    "DEFAULT",
+    "MODELS",
+    "Norm",
+    "ResidualBlock",
+    "alexnet",
+    "build",
+    "check_name",
+    "cnn",
+    "lenet",
+    "mlp",
+    "options_of",
+    "resnet8",
+    "resnet18",
+    "resnet34",
+    "resnet_small",
+    "salf_cnn",
+    "salf_mlp",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+]

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from lanterne.errors import ModelError
+from lanterne.models.zoo.parts import check_image
 from lanterne.tree import Shape
 
 
@@ -41,11 +41,7 @@ def salf_cnn(sample_shape: Shape, classes: int) -> nn.Sequential:
     Raises:
         ModelError: for samples that are no such images.
     """
-    if len(sample_shape) != 3 or min(sample_shape[1:]) < 16:
-        raise ModelError(
-            f"'salf-cnn' takes images of at least 16x16, not samples of shape {sample_shape}. "
-            "Use 'salf-mlp' or 'resnet-small'."
-        )
+    check_image("salf-cnn", sample_shape, 16)
     channels, height, width = sample_shape
     left = ((height - 4) // 2 - 4) // 2 * (((width - 4) // 2 - 4) // 2)
     return nn.Sequential(
