@@ -152,16 +152,22 @@ def resume(
     algorithms: Mapping[str, Callable[..., Algorithm[Any]]] | None = None,
     listener: Listener | None = None,
 ) -> Result:
-    """Go on with a run that was interrupted, to the bit where it would have been.
+    """Go on with a run that was interrupted, to the bit where it would have been; from any directory.
+
+    It warns where it was begun with another PyTorch, Python or machine, with which bits may differ.
 
     Args:
-        out: its run directory.
+        out: its run directory, wherever it is now.
         data: the object that it was begun with, if it was; so for all others.
         model: as `data`.
         fleet: as `data`.
         partition: as `data`.
         algorithms: as `data`, by their labels.
         listener: hears how it goes.
+
+    Raises:
+        ConfigError: for a directory that holds no run, for objects that are missing, and for a run that was begun with
+            another lanterne or from files that have changed.
     """
     objects = Objects(data, model, fleet, partition, algorithms or {})
     return Result(Path(out), resume_experiment(Path(out), listener, objects)["runs"])

@@ -124,13 +124,14 @@ def test_clients_that_share_a_device_count_as_many() -> None:
     assert resolved("q0.5", Fleet([slow] * 9 + [fast])) == times[0]
 
 
-def test_a_straggler_counts_at_full_speed_where_nobody_else_is_there() -> None:
-    """A device of the class of stragglers without its pace; another class's pace is counted at its mean."""
+def test_a_pace_counts_at_its_mean_and_a_stragglers_does_not_count_beside_others() -> None:
     plain, loaded = Device(flops=1e8), Device(flops=1e8, pace=Loaded(10.0))
     steady, mean = seconds_of(Fleet([plain, loaded]), Drop(stack=STACK))
     assert mean > 2 * steady
     waits = FedAvg(stack=STACK)
-    assert resolved(None, Fleet([replace(loaded, tier="straggler")] * 3), fedavg=waits) == steady
+    straggler = replace(loaded, tier="straggler")
+    assert resolved(None, Fleet([plain, straggler]), fedavg=waits) == steady
+    assert resolved(None, Fleet([straggler] * 3), fedavg=waits) == mean
     assert resolved(None, Fleet([loaded] * 3), fedavg=waits) == mean
 
 
@@ -145,3 +146,10 @@ def test_whose_requests_carry_the_deadline_has_to_reach_a_layer_only() -> None:
             resolved(0.8 * whole, fleet, drop=method)
     with pytest.raises(FleetError, match="Nobody reaches a single layer"):
         resolved(0.01 * whole, fleet, salf=Salf(stack=STACK))
+
+
+def test_where_everybody_straggles_it_is_what_the_slowest_needs_on_average() -> None:
+    """The full speed of a varying straggler is never reached, so such a deadline would be met by nobody."""
+    fleet = preset("stragglers", share=1.0).build(12, 0, len(STACK))
+    expected = max(float(seconds_of(fleet, make(stack=STACK)).max()) for make in (Drop, Salf))
+    assert resolved(None, fleet, drop=Drop(stack=STACK), salf=Salf(stack=STACK)) == pytest.approx(expected, rel=1e-9)

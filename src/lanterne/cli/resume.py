@@ -18,7 +18,7 @@ def resume(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Go on with a run that was interrupted, to the bit where it would have been."""
+    """Go on with a run that was interrupted, from any directory, to the bit where it would have been."""
     with resumable(run, debug):
         from lanterne.cli.progress import Progress
         from lanterne.experiment import resume_experiment

@@ -13,7 +13,8 @@
     [algorithms.salf]
     rule = "paper"
 
-Paths in it are relative to the directory in which lanterne is called.
+Paths in it are relative to the directory in which lanterne is called; a run that is resumed goes by the one in which it
+began.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm, Dispatch, Output, Request
 from lanterne.runtime import Loop, Simulator
 from lanterne.runtime.cohort import SimulatedCohort, expected_seconds
-from lanterne.tree import nbytes, spec_of
+from lanterne.tree import spec_of
 
 #: Seconds; finite, so that requests which carry a deadline can be told from those which do not.
 _NEVER_MISSED = 1e100
@@ -87,14 +87,7 @@ def first_job(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, stream
     """
     request, simulator = _first_request(algorithm, stack, fleet, streams, w)
     arrays = {n: a for n, a in request.arrays.items() if not isinstance(a, Output)}
-    spec = spec_of(arrays)
-
-    def up(units: int | None) -> int:
-        return simulator.pricing.reply(
-            (request.handler, tuple(request.config.items()), (), spec, len(request.batches), units)
-        ).nbytes
-
-    return Job(nbytes(spec), simulator.pricing.work(request.passes), up, request.deadline, request.stop)
+    return simulator.pricing.job(request, (), spec_of(arrays))
 
 
 def _first_request(
@@ -157,12 +150,12 @@ class _Kinds:
         return found
 
     def without_stragglers(self, job: Job) -> float:
-        """Seconds that the slowest client needs that is no straggler."""
+        """Seconds that the slowest client needs that is no straggler; expected ones where all are."""
         times = np.array([_full_speed(device, job) for device in self.devices])[self.which]
         slow = np.array([device.tier == self.straggler for device in self.devices])[self.which]
         if not slow.any():
             slow = times > 2 * np.median(times)
-        return float(times[~slow].max()) if not slow.all() else float(times.max())
+        return float(times[~slow].max()) if not slow.all() else float(self.expected(job).max())
 
 
 def _full_speed(device: Device, job: Job) -> float:
