@@ -57,6 +57,8 @@ def run(
     data: str | Dataset = "digits",
     image: str | None = None,
     label: str | None = None,
+    owner: str | None = None,
+    augment: str | None = None,
     model: str | nn.Sequential | LayerStack | None = None,
     fleet: str | Fleet | Mapping[str, Any] | None = None,
     partition: str | Sequence[NDArray[np.int64]] | None = None,
@@ -76,12 +78,14 @@ def run(
     Args:
         algorithms: names (`"salf"`, `"salf:rule=code"`), or classes of one's own, called with `stack=` and the
             hyperparameters that `training` sets for all; a mapping gives them labels, or hyperparameters by name.
-        data: a name, a path, or a data set.
+        data: a name, a path, a hub id, or a data set.
         image: the column of images, where the data is a path and it cannot be told.
         label: the column of labels, likewise.
+        owner: the column that says who a row comes from, for the partition `"natural"`.
+        augment: of the training images, `"crop:4"`, `"flip"` or `"crop-flip:4"`.
         model: a name of the zoo (`"resnet18:norm=batch"`), or an `nn.Sequential` of one's own, unchanged.
         fleet: a preset's name, a file, a mapping with `kind` and its parameters, or a fleet.
-        partition: `"iid"`, `"dirichlet:0.3"`, `"shards:2"`, or the rows of each client.
+        partition: `"iid"`, `"dirichlet:0.3"`, `"shards:2"`, `"linear"`, `"natural"` ..., or the rows of each client.
         clients: the population; by default that of the partition, the fleet or the fleet file that is given, else 30.
         batch: samples in a batch.
         rounds: server versions.
@@ -124,9 +128,8 @@ def run(
         mapping["fleet"] = {"kind": fleet}
     elif isinstance(fleet, Mapping):
         mapping["fleet"] = dict(fleet)
-    for name, value in (("clients", clients), ("batch", batch), ("image", image), ("label", label)):
-        if value is not None:
-            mapping["data"][name] = value
+    chosen = {"clients": clients, "batch": batch, "image": image, "label": label, "owner": owner, "augment": augment}
+    mapping["data"] |= {name: value for name, value in chosen.items() if value is not None}
     objects = Objects(
         data=data if isinstance(data, Dataset) else None,
         model=None if isinstance(model, str) else model,

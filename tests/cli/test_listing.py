@@ -82,10 +82,10 @@ def test_what_is_listed_of_a_model_can_be_set(lanterne_command: Command) -> None
 def test_what_is_listed_of_data_and_partitions_exists(lanterne_command: Command) -> None:
     found = listed(lanterne_command)
     bundled = [entry["name"] for entry in found["data"] if not entry["name"].startswith("<")]
-    assert all(len(load(name)) for name in bundled)
+    assert all(len(load(name.replace("ALPHA,BETA", "1,1"))) for name in bundled)
     for entry in found["partitions"]:
         spec = entry["name"].replace("ALPHA", "0.5").replace("N", "2")
-        rows = partition(spec, np.arange(400) % 4, 4, seed=1)
+        rows = partition(spec, np.arange(400) % 4, 4, seed=1, owner=np.arange(400) % 4)
         assert sum(map(len, rows)) == 400
 
 

@@ -64,7 +64,8 @@ def test_every_option_reaches_its_place(lanterne_command: Command, experiment: A
         "lr": 0.25, "local_steps": 4, "momentum": 0.5, "cohort": 5, "deadline": "q0.5",
     }  # fmt: skip
     assert config.data.model_dump() == {
-        "source": "digits", "image": None, "label": None, "partition": "iid", "clients": 7, "batch": 8,
+        "source": "digits", "image": None, "label": None, "owner": None, "partition": "iid", "clients": 7, "batch": 8,
+        "augment": None,
     }  # fmt: skip
     assert (config.fleet.kind, config.fleet.parameters) == ("uniform", {"flops": 1e6})
     assert config.model.name == "salf-mlp"

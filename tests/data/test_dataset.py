@@ -22,10 +22,14 @@ def tensors(n: int = 6, m: int = 3, classes: int = 3) -> dict[str, torch.Tensor]
 def test_public_names():
     assert lanterne.data.__all__ == sorted(lanterne.data.__all__, key=lambda name: (name.islower(), name))
     assert set(lanterne.data.__all__) == {
+        "Augmentation",
         "Dataset",
         "Streams",
+        "augmentation",
         "check_partition",
         "client_means",
+        "data_files",
+        "held_out",
         "label_shares",
         "load",
         "partition",
@@ -50,8 +54,8 @@ def test_iid_needs_no_heavy_library():
 
 
 def test_of_reads_arrays_and_any_integer_type():
-    data = Dataset.of(np.eye(3), np.array([0, 2, 1], dtype=np.uint8), np.eye(3), [0, 0, 4])
-    assert (data.name, data.classes, len(data), data.sample_shape) == ("own", 5, 3, (3,))
+    data = Dataset.of(np.eye(3), np.array([0, 2, 1], dtype=np.uint8), np.eye(3), [0, 0, 3])
+    assert (data.name, data.classes, len(data), data.sample_shape) == ("own", 4, 3, (3,))
     assert data.y.dtype == data.test_y.dtype == torch.int64
 
 
@@ -88,11 +92,44 @@ def test_to_a_type_that_cannot_hold_the_values():
         ("y", torch.tensor([0, 1, 2, 0, -1, 2]), r"y\[4\] is -1, but with 3 classes a label lies in 0\.\.2"),
         ("y", torch.zeros(6), r"y is float32.*y\.long\(\)"),
         ("y", torch.tensor([True] * 6), "y is bool"),
+        ("y", torch.tensor([0, 1, 2, 3, 5, 6]), r"show 6 classes, but run up to 6; 4 is the first.*without gaps"),
+        ("y", torch.tensor([1, 2, 1, 2, 10**12, 1]), r"show 4 classes, but run up to 10{12}; 3 is the first"),
     ],
 )
 def test_bad_tensors(field: str, value: torch.Tensor, message: str):
     with pytest.raises(DataError, match=message):
         Dataset.of(**{**tensors(), field: value})
+
+
+def test_labels_that_begin_with_one():
+    labels = {"y": torch.tensor([1, 2, 3, 1, 2, 3]), "test_y": torch.tensor([1, 2, 3])}
+    with pytest.raises(
+        DataError, match=r"show 3 classes, but run up to 3; 0 is the first.*from 0 without gaps, or say"
+    ):
+        Dataset.of(**{**tensors(), **labels})
+    assert Dataset("four", **{**tensors(), **labels}, classes=4).classes == 4
+
+
+def test_owners():
+    data = Dataset.of(**tensors(), owner=["bo", "al", "bo", "cy", "al", "bo"], test_owner=["al", "zoe", "cy"])
+    assert (data.owner.tolist(), data.test_owner.tolist()) == ([1, 0, 1, 2, 0, 1], [0, -1, 2])
+    assert torch.equal(data.to(torch.float64).owner, data.owner)
+    assert Dataset.of(**tensors(), owner=np.array([7, 7, 3, 3, 7, 5])).owner.tolist() == [2, 2, 0, 0, 2, 1]
+    assert data.of(**tensors()).owner is None
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        ({"owner": torch.zeros(5, dtype=torch.int64)}, r"owner is int64 of shape \(5,\).*each of the 6 rows"),
+        ({"owner": torch.zeros(6)}, "owner is float32"),
+        ({"owner": torch.tensor([0, 0, -1, 0, 0, 0])}, r"owner\[2\] is -1. Number the owners from 0"),
+        ({"test_owner": torch.tensor([0, -2, 0])}, r"test_owner\[1\] is -2"),
+    ],
+)
+def test_bad_owners(owners: dict[str, torch.Tensor], message: str):
+    with pytest.raises(DataError, match=message):
+        Dataset("own", **tensors(), classes=3, **owners)
 
 
 def test_labels_beyond_the_classes():

@@ -15,7 +15,14 @@ from lanterne.errors import DataError
     ("spec", "message"),
     [
         ("digts", r"no data set 'digts'.*Did you mean 'digits'\?.*Accepted are 'digits'"),
-        ("ylecun/mnist", "neither bundled nor a path that exists. Accepted are .*hub ids need a later version"),
+        ("synthetik:1,1", r"no data set 'synthetik:1,1'.*Did you mean 'synthetic'"),
+        ("synthetic", "needs two numbers from 0 on: alpha.*Write for instance 'synthetic:1,1', or 'synthetic:iid'"),
+        ("synthetic:1", "'synthetic:1' needs two numbers"),
+        ("synthetic:1,-1", "needs two numbers from 0 on"),
+        ("synthetic:1,inf", "needs two numbers from 0 on"),
+        ("synthetic:1,2,3", "needs two numbers from 0 on"),
+        ("digits:3", "digits has no argument. Write 'digits'"),
+        ("mine/data.parquet", "neither bundled nor a path that exists. Accepted are .*'owner/name' of a data set"),
         ("no/such/folder.parquet", "neither bundled nor a path"),
         ("~/no such folder", "neither bundled nor a path"),
     ],
@@ -49,7 +56,7 @@ def test_missing_files(folder, split):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(DataError, match=r"it holds no \.parquet file"):
+    with pytest.raises(DataError, match=r"is empty, so that it holds no \.parquet file"):
         load(str(tmp_path))
 
 
@@ -123,6 +130,12 @@ def test_labels_beyond_the_names(tmp_path):
         write(tmp_path / f"{split}.parquet", HUGGING_FACE, image=pictures(5, 2, 2), label=[0, 1, 4, 5, 0])
     with pytest.raises(DataError, match=r"row 2: the label 4 is not one of the 4 classes that the file names, 0\.\.3"):
         load(str(tmp_path))
+
+
+def test_labels_with_gaps(folder):
+    change(folder / "train.parquet", "label", 4, 6)
+    with pytest.raises(DataError, match=r"show 4 classes, but run up to 6; 3 is the first that no row has.*ClassLabel"):
+        load(str(folder))
 
 
 def test_no_images(tmp_path):

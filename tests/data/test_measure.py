@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanterne.data import client_means, label_shares, partition
+from lanterne.data import client_means, held_out, label_shares, load, partition
 from lanterne.errors import DataError
 
 
@@ -50,3 +50,31 @@ def test_bad_input():
         label_shares([np.array([0])], np.array([0, 3]), 3)
     with pytest.raises(DataError, match="Give one value for each class"):
         client_means(torch.zeros(3), torch.zeros(2, 4))
+
+
+def test_held_out_rows_follow_their_owners():
+    data = load("synthetic:1,1", clients=9)
+    rows = partition("natural", data.y, 4, 3, owner=data.owner)
+    owners = [int(data.owner[own[0]]) for own in rows]
+    assert len(set(owners)) == 4
+    found = held_out(rows, data.owner, data.test_owner)
+    for client, own in enumerate(owners):
+        assert np.array_equal(found == client, data.test_owner.numpy() == own)
+    assert ((found == -1) == ~np.isin(data.test_owner.numpy(), owners)).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "owner", "test_owner"),
+    [
+        ([[0, 1], [2]], None, [0, 1]),
+        ([[0, 1], [2]], [0, 0, 1], None),
+        ([[0, 2], [1]], [0, 0, 1], [0, 1]),  # a client of two owners
+        ([[0], [1]], [0, 0, 1], [0, 1]),  # an owner of two clients
+        ([[0, 1], [2]], [0, 0, 1], [0, 0]),  # a client without held-out rows
+        ([[0, 1], [2]], [0, 0, 1], [0, -1]),
+    ],
+)
+def test_no_held_out_rows_for_everybody(rows, owner, test_owner):
+    rows = [np.array(each) for each in rows]
+    owners = [None if each is None else torch.tensor(each) for each in (owner, test_owner)]
+    assert held_out(rows, *owners) is None

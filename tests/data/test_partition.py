@@ -1,11 +1,19 @@
 import random
+import re
 import warnings
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from flwr_datasets.partitioner import IidPartitioner, ShardPartitioner
+from flwr_datasets.partitioner import (
+    ExponentialPartitioner,
+    IidPartitioner,
+    LinearPartitioner,
+    NaturalIdPartitioner,
+    ShardPartitioner,
+    SquarePartitioner,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +22,7 @@ from lanterne.data import check_partition, partition
 from lanterne.errors import DataError
 
 LABELS = np.random.default_rng(0).integers(0, 10, 3000)
-SPECS = ["iid", "dirichlet:0.3", "dirichlet:100", "shards:2", "classes:2"]
+SPECS = ["iid", "dirichlet:0.3", "dirichlet:100", "shards:2", "classes:2", "linear", "square"]
 
 
 def test_fixture_has_ten_classes():
@@ -108,6 +116,83 @@ def test_shards_are_those_of_flwr_datasets_where_it_leaves_out_no_row():
     assert all(len(set(labels[rows])) <= 3 for rows in partition("shards:3", labels, 10, 0))
 
 
+@pytest.mark.parametrize(
+    ("spec", "theirs"),
+    [("linear", LinearPartitioner), ("square", SquarePartitioner), ("exponential", ExponentialPartitioner)],
+)
+def test_sizes_are_those_of_flwr_datasets_on_shuffled_rows(spec, theirs):
+    order = rng.generator(rng.fold(7, "partition")).permutation(1003)
+    flower = theirs(num_partitions=6)
+    flower.dataset = datasets.Dataset.from_dict({"row": order})
+    for client, rows in enumerate(partition(spec, np.zeros(1003, dtype=int), 6, 7)):
+        assert sorted(flower.load_partition(client)["row"]) == rows.tolist()
+
+
+def test_a_client_of_a_part_by_size_is_no_block_of_the_file():
+    # flwr-datasets cuts rows in the order in which they lie: of a file sorted by label a client would see one class.
+    assert all(np.unique(np.sort(LABELS)[rows]).size == 10 for rows in partition("linear", np.sort(LABELS), 8, 0))
+
+
+@pytest.mark.parametrize("spec", ["linear", "square", "exponential"])
+@pytest.mark.parametrize("n", [1, 10, 100, 1000])
+def test_sizes_and_the_repair_that_is_offered(spec, n):
+    for clients in range(1, min(n, 60) + 1):
+        try:
+            rows = partition(spec, np.zeros(n, dtype=int), clients, 0)
+        except DataError as error:
+            empty, most, milder = re.search(
+                r"leaves (\d+) of .* at most (\d+) clients, or '(\w+)'", str(error)
+            ).groups()
+            empty, most = int(empty), int(most)
+            assert len(partition(milder, np.zeros(n, dtype=int), clients, 0)) == clients
+            assert 1 <= empty < clients
+            assert len(partition(spec, np.zeros(n, dtype=int), most, 0)) == most
+            assert most < clients
+            with pytest.raises(DataError, match=f"of {most + 1} clients without a row"):
+                partition(spec, np.zeros(n, dtype=int), most + 1, 0)
+        else:
+            assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(n))
+            assert all(each.size for each in rows)
+
+
+def test_exponential_sizes_do_not_overflow():
+    with pytest.raises(DataError, match=r"leaves 99\d of 1000 clients without a row"):
+        partition("exponential", LABELS, 1000, 0)
+
+
+OWNER = np.random.default_rng(3).permutation(np.repeat([4, 9, 2, 7], [5, 1, 10, 4]))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of pyarrow, about an option that datasets gives it
+def test_natural_is_the_partitioner_of_flwr_datasets():
+    theirs = NaturalIdPartitioner(partition_by="owner")
+    theirs.dataset = datasets.Dataset.from_dict({"owner": OWNER, "row": np.arange(20)})
+    ours = partition("natural", np.zeros(20, dtype=int), 4, 0, owner=OWNER)
+    assert [rows.tolist() for rows in ours] == [theirs.load_partition(client)["row"][:] for client in range(4)]
+    assert [set(OWNER[rows]) for rows in ours] == [{2}, {4}, {7}, {9}]
+
+
+def test_natural_draws_owners_where_there_are_too_many():
+    drawn = [
+        partition("natural", np.zeros(20, dtype=int), 2, seed, owner=torch.from_numpy(OWNER)) for seed in range(20)
+    ]
+    whole = {tuple(np.flatnonzero(each == OWNER)) for each in OWNER}
+    assert all(len(parts) == 2 and {tuple(rows) for rows in parts} < whole for parts in drawn)
+    assert len({tuple(map(tuple, parts)) for parts in drawn}) == 6  # all pairs of four
+
+
+@pytest.mark.parametrize(
+    ("clients", "owner", "message"),
+    [
+        (6, OWNER, "leaves 2 of 6 clients without a row, for the rows come from 4 owners. Write at most 4 clients"),
+        (2, OWNER[:9], r"owners are of shape \(9,\), but there are 20 rows"),
+    ],
+)
+def test_bad_owners(clients, owner, message):
+    with pytest.raises(DataError, match=message):
+        partition("natural", np.zeros(20, dtype=int), clients, 0, owner=owner)
+
+
 def test_dirichlet_leaves_everybody_ten_rows_where_it_can():
     # NeFL, invariant 23: disjoint, exhaustive, every client at least 10 rows, a function of the seed (tested above).
     assert min(len(each) for each in partition("dirichlet:0.5", LABELS, 30, 0)) >= 10
@@ -134,8 +219,15 @@ def test_classes_per_client():
     [
         ("dirichle:0.3", r"no partition 'dirichle' .*Did you mean 'dirichlet'\?"),
         ("IID", "no partition 'IID'"),
-        ("", "Choose from: classes, dirichlet, iid, shards"),
-        ("iid:3", "IID takes none. Write 'iid'"),
+        ("", "Choose from: classes, dirichlet, exponential, iid, linear, natural, shards, square"),
+        ("iid:3", "iid takes none. Write 'iid'"),
+        ("square:2", "square takes none. Write 'square'"),
+        ("sqare", r"Did you mean 'square'\?"),
+        ("natural", "'natural' needs to know who each row comes from.*owner=.*'dirichlet:0.3'"),
+        (
+            "exponential",
+            "'exponential' of 3000 rows leaves 12 of 20 clients without a row. Write at most 8 clients, or 's",
+        ),
         ("dirichlet", "needs a concentration alpha above 0"),
         ("dirichlet:", "needs a concentration alpha above 0"),
         ("dirichlet:-1", "needs a concentration alpha above 0"),
@@ -183,8 +275,8 @@ def test_classes_with_too_few_rows_of_one():
     ("rows", "message"),
     [
         ([[0, 1]], "has 1 parts, the fleet 2 clients"),
-        ([[0, 1], []], "Part 1 of the partition is float64 of shape"),
-        ([[0, 1], np.array([], dtype=int)], r"Part 1 of the partition is int64 of shape \(0,\)"),
+        ([[0, 1], []], "leaves 1 of 2 clients without a row, first of all client 1.*give each of them a row"),
+        ([[], np.array([], dtype=int)], "leaves 2 of 2 clients without a row, first of all client 0"),
         ([[0, 1], [[2]]], r"shape \(1, 1\)"),
         ([[0.5], [1]], "Part 0 of the partition is float64"),
         ([[0, 1], [2, 5]], r"Part 1 of the partition holds row 5, but the data set has the rows 0\.\.4"),

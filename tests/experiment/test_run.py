@@ -235,7 +235,7 @@ def test_a_deadline_that_nobody_meets_is_refused(label: str) -> None:
     ("changes", "error", "message"),
     [
         ({"data": {"source": "digts"}}, DataError, "Did you mean 'digits'"),
-        ({"data": {"source": "someone/some-dataset"}}, DataError, "neither bundled nor a path"),
+        ({"data": {"source": "someone/some-dataset"}}, DataError, "no such path here, none in the cache, and"),
         ({"data": {"clients": 900, "partition": "dirichlet:0.05"}}, DataError, "without a row"),
         ({"fleet": {"kind": "fleet.csv"}}, FleetError, "There is no fleet file fleet.csv"),
         ({"model": {"name": "salf-cnn"}}, ModelError, "at least 16x16"),

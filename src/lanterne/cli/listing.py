@@ -98,8 +98,16 @@ def _data() -> list[Entry]:
             "name": "digits",
             "summary": "Handwritten digits from scikit-learn, bundled: 1x8x8, 10 classes.",
         },
-        {"name": "<folder>", "summary": "A folder with train.parquet and test.parquet, or parts of them."},
+        {
+            "name": "synthetic:ALPHA,BETA",
+            "summary": "FedProx's: clients' models differ by ALPHA, inputs by BETA, as in synthetic:1,1.",
+        },
+        {
+            "name": "<folder>",
+            "summary": "A folder with train.parquet and test.parquet, or parts of them, or images by class.",
+        },
         {"name": "<file>", "summary": "A single .parquet file; a fifth of each class becomes the test split."},
+        {"name": "<owner/name>", "summary": "A data set of the Hugging Face hub, from the network or its cache."},
     ]
 
 
@@ -112,6 +120,10 @@ def _partitions() -> list[Entry]:
         },
         {"name": "shards:N", "summary": "Rows sorted by label; each client is dealt N shards, as in shards:2."},
         {"name": "classes:N", "summary": "Each client holds N classes, as in classes:3."},
+        {"name": "linear", "summary": "Rows in random order; client c = 1, 2, ... gets c parts of them."},
+        {"name": "square", "summary": "The same with c^2 parts."},
+        {"name": "exponential", "summary": "The same with e^c parts."},
+        {"name": "natural", "summary": "Each client is one owner of rows, by the data set or a column (data.owner)."},
     ]
 
 

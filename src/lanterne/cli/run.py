@@ -21,7 +21,10 @@ def run(
         typer.Argument(metavar="WHAT...", help="A TOML file, algorithms (salf, or salf:rule=code,p=zero), or both."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="digits, a folder or a Parquet file.", rich_help_panel=_WORLD)
+        str | None,
+        typer.Option(
+            help="digits, synthetic:1,1, a folder, a Parquet file, or owner/name on the hub.", rich_help_panel=_WORLD
+        ),
     ] = None,
     clients: Annotated[
         int | None,
@@ -31,7 +34,8 @@ def run(
         ),
     ] = None,
     partition: Annotated[
-        str | None, typer.Option(help="iid, dirichlet:0.3, shards:2, classes:3.", rich_help_panel=_WORLD)
+        str | None,
+        typer.Option(help="iid, dirichlet:0.3, shards:2, classes:3, linear, natural ...", rich_help_panel=_WORLD),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A model of the zoo, as in resnet18:norm=batch.", rich_help_panel=_WORLD)

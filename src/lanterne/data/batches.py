@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanterne import rng
+from lanterne.data.augment import Augmentation
 from lanterne.errors import DataError, ProtocolError
 
 Rows = NDArray[np.int64]
@@ -30,10 +31,14 @@ class Streams:
     per epoch, a client with fewer rows than a batch works, and the same span gives the same rows whatever was
     asked before. Safe to use from several threads.
 
+    With an augmentation, each row of an epoch is read in a variant of its own, drawn for all of them at once with
+    `rng.generator(seed, "augment", client, e)`: what is read are numbers of variants, see `Augmentation`.
+
     Args:
         partition: the row numbers of each client, at least one each.
         batch: rows in a batch.
         seed: the run's seed.
+        augment: how rows are changed before they are read; the executor needs the same.
 
     Raises:
         DataError: a batch below one, or a client without rows.
@@ -46,7 +51,13 @@ class Streams:
         [10, 10, 11, 11, 12, 12]
     """
 
-    def __init__(self, partition: Sequence[NDArray[np.integer]], batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        partition: Sequence[NDArray[np.integer]],
+        batch: int,
+        seed: int,
+        augment: Augmentation | None = None,
+    ) -> None:
         if batch < 1:
             raise DataError(f"A batch of {batch} rows cannot be trained on. Write a batch of 1 or more.")
         # A copy: the stream must not change when the caller's arrays do.
@@ -57,7 +68,7 @@ class Streams:
                     f"Client {client} has no rows (an array of shape {rows.shape}), so it has no stream to read. "
                     "Give every client a one-dimensional array of at least one row number."
                 )
-        self.batch, self.seed = batch, seed
+        self.batch, self.seed, self.augment = batch, seed, augment
         self._kept: OrderedDict[int, dict[int, Rows]] = OrderedDict()  # client -> epoch -> rows; last used at the end
         self._kept_rows = 0
         self._lock = threading.Lock()
@@ -85,7 +96,7 @@ class Streams:
             steps: which steps, `range(first, last + 1)`.
 
         Returns:
-            Row numbers, int64, `[len(steps), batch]`; the caller may write to them.
+            Row numbers, or those of their variants, int64, `[len(steps), batch]`; the caller may write to them.
 
         Raises:
             ProtocolError: there is no such client, or the steps are negative or not consecutive.
@@ -124,6 +135,8 @@ class Streams:
         own = self._rows[client]
         # Outside the lock: two threads may draw the same permutation, and it is the same.
         order = rng.generator(self.seed, "batches", client, epoch).permutation(own)
+        if self.augment is not None:
+            order = self.augment.draw(order, rng.generator(self.seed, "augment", client, epoch))
         with self._lock:
             self._keep(client, epoch, order)
         return order

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lanterne.errors import DataError
@@ -26,6 +27,8 @@ class Dataset:
         test_x: held-out samples, `[m, *sample_shape]`, of the same type and on the same device as `x`.
         test_y: their labels, int64, `[m]`.
         classes: how many classes there are, also those that no row shows.
+        owner: who each training row comes from, for the partition `natural`: int64 on the CPU, `[n]`, from 0.
+        test_owner: the same for the held-out rows, `[m]`; -1 is somebody who has no training row.
 
     Raises:
         DataError: tensors that do not fit each other, labels outside the classes, no rows, values that are not finite.
@@ -42,6 +45,8 @@ class Dataset:
     test_x: Tensor
     test_y: Tensor
     classes: int
+    owner: Tensor | None = None
+    test_owner: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check every promise that the class makes."""
@@ -62,6 +67,8 @@ class Dataset:
                 f"Data set {self.name!r}: x is {_word(self.x.dtype)}, test_x is {_word(self.test_x.dtype)}. "
                 f"One model reads both: write test_x.to({self.x.dtype})."
             )
+        _check_owner(self.name, "owner", self.owner, len(self.y), 0)
+        _check_owner(self.name, "test_owner", self.test_owner, len(self.test_y), -1)
 
     @classmethod
     def of(
@@ -72,26 +79,33 @@ class Dataset:
         test_y: Tensor | np.ndarray[Any, Any] | Sequence[int],
         *,
         name: str = "own",
+        owner: Sequence[int | str] | np.ndarray[Any, Any] | None = None,
+        test_owner: Sequence[int | str] | np.ndarray[Any, Any] | None = None,
     ) -> Dataset:
         """A data set of the user's own tensors; the number of classes is the largest label plus one.
 
         Args:
             x: training samples, floating point, `[n, *sample_shape]`.
-            y: their labels, any integer type, `[n]`.
+            y: their labels, any integer type, `[n]`; in both splits together every class from 0 on occurs.
             test_x: held-out samples, `[m, *sample_shape]`.
             test_y: their labels, `[m]`.
             name: what tables and plots call it.
+            owner: who each training row comes from, `[n]`, numbers or words.
+            test_owner: the same for the held-out rows, `[m]`.
 
         Raises:
-            DataError: as for the class itself.
+            DataError: as for the class itself, and for classes that no label shows.
 
         Examples:
             >>> Dataset.of(np.eye(4), np.arange(4), np.eye(4), np.arange(4), name="corners").classes
             4
+            >>> Dataset.of(np.eye(2), [0, 1], np.eye(2), [0, 1], owner=["bo", "al"]).owner.tolist()
+            [1, 0]
         """
         labels, test_labels = _labels(name, "y", y), _labels(name, "test_y", test_y)
-        seen = [int(each.max()) for each in (labels, test_labels) if each.numel()]
-        return cls(name, torch.as_tensor(x), labels, torch.as_tensor(test_x), test_labels, 1 + max(seen, default=-1))
+        classes = count_classes(f"Data set {name!r}", None, labels.numpy(force=True), test_labels.numpy(force=True))
+        owners = number_owners(*(None if each is None else np.asarray(each) for each in (owner, test_owner)))
+        return cls(name, torch.as_tensor(x), labels, torch.as_tensor(test_x), test_labels, classes, *owners)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -124,7 +138,59 @@ class Dataset:
             self.test_x.to(device, dtype),
             self.test_y.to(device),
             self.classes,
+            self.owner,
+            self.test_owner,
         )
+
+
+def count_classes(where: str, named: int | None, *labels: NDArray[np.int64]) -> int:
+    """How many classes the labels of both splits are of: as many as are named, else all up to the largest label.
+
+    Args:
+        where: what the labels are of, for messages.
+        named: how many classes have names; None where none has.
+        labels: of each split, `[rows]`.
+
+    Raises:
+        DataError: classes without names of which some have no row, which is how labels look that are no class numbers.
+
+    Examples:
+        >>> count_classes("mine", None, np.array([0, 1, 1]), np.array([2]))
+        3
+    """
+    if named is not None:
+        return named
+    seen = np.unique(np.concatenate([each.ravel() for each in labels]))
+    classes = 1 + int(seen[-1]) if seen.size else 0
+    if seen.size < classes and seen[0] >= 0:
+        first = int((seen != np.arange(seen.size)).argmax())
+        raise DataError(
+            f"{where}: the labels show {seen.size} classes, but run up to {seen[-1]}; {first} is the first that no row "
+            "has. Number the classes from 0 without gaps, or say how many there are: with classes= of a Dataset, in a "
+            "file with the names of a ClassLabel."
+        )
+    return classes
+
+
+def number_owners(owner: NDArray[Any] | None, test_owner: NDArray[Any] | None) -> tuple[Tensor | None, Tensor | None]:
+    """Owners as numbers from 0, in the order of their names.
+
+    Args:
+        owner: of each training row, numbers or words, `[n]`.
+        test_owner: of each held-out row; those without a training row become -1.
+
+    Examples:
+        >>> number_owners(np.array(["bo", "al", "bo"]), np.array(["cy", "bo"]))
+        (tensor([1, 0, 1]), tensor([-1,  1]))
+    """
+    if owner is None:
+        return None, None
+    names, numbers = np.unique(owner, return_inverse=True)
+    if test_owner is None:
+        return torch.from_numpy(numbers), None
+    place = np.searchsorted(names, test_owner).clip(max=len(names) - 1)
+    found = np.where(names[place] == test_owner, place, -1)
+    return torch.from_numpy(numbers), torch.from_numpy(found)
 
 
 def _word(dtype: torch.dtype) -> str:
@@ -139,6 +205,20 @@ def _labels(name: str, field: str, labels: Any) -> Tensor:  # noqa: ANN401 - wha
             f"Write integers from 0 on, for instance {field}.long()."
         )
     return tensor.to(torch.int64)
+
+
+def _check_owner(name: str, field: str, owner: Tensor | None, rows: int, least: int) -> None:
+    if owner is None:
+        return
+    if owner.dtype != torch.int64 or owner.device.type != "cpu" or owner.shape != (rows,):
+        raise DataError(
+            f"Data set {name!r}: {field} is {_word(owner.dtype)} of shape {tuple(owner.shape)} on {owner.device}, but "
+            f"has to say who owns each of the {rows} rows. Give int64 of shape ({rows},) on the CPU."
+        )
+    if int(owner.min()) < least:
+        raise DataError(
+            f"Data set {name!r}: {field}[{int(owner.argmin())}] is {int(owner.min())}. Number the owners from 0."
+        )
 
 
 def _check_split(name: str, x_field: str, y_field: str, x: Tensor, y: Tensor, classes: int) -> None:

@@ -1,32 +1,42 @@
-"""Load a data set by name or by path. Nothing here touches the network."""
+"""Load a data set by name, by path, or by its id on the Hugging Face hub: only that last form touches the network."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lanterne import rng
-from lanterne.data.dataset import Dataset
-from lanterne.data.parquet import Split, read
+from lanterne.data.columns import Columns, Split
+from lanterne.data.dataset import Dataset, count_classes, number_owners
+from lanterne.data.hub import read_folder, read_hub
+from lanterne.data.normalise import normalise
+from lanterne.data.parquet import read
+from lanterne.data.synthetic import synthetic
 from lanterne.errors import DataError, nearest
 
-#: Data sets that come with lanterne, and have no files of their own.
-BUNDLED = ("digits",)
+_BUNDLED = ("digits", "synthetic")
+_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.,+-]+)?")
 _ACCEPTED = (
-    "Accepted are 'digits' (bundled), a folder with train.parquet and test.parquet (or train*.parquet and "
-    "test*.parquet), and a single .parquet file"
+    "Accepted are 'digits' (bundled), 'synthetic:ALPHA,BETA' (drawn), a folder with train.parquet and test.parquet (or "
+    "train*.parquet and test*.parquet) or of another layout that 'datasets' reads, a single .parquet file, and the "
+    "'owner/name' of a data set on the Hugging Face hub"
 )
-_CHUNK = 128  # rows worked on at a time: little memory beside the result, and most of it in the cache
 
 
-def load(spec: str, *, image: str | None = None, label: str | None = None, seed: int = 0) -> Dataset:
-    """A data set as resident float32 tensors, each channel shifted and scaled to mean 0 and standard deviation 1.
+def load(
+    spec: str,
+    *,
+    image: str | None = None,
+    label: str | None = None,
+    owner: str | None = None,
+    clients: int = 30,
+    seed: int = 0,
+) -> Dataset:
+    """A data set as resident float32 tensors; images with each channel at mean 0 and standard deviation 1.
 
     With mean and standard deviation of a channel over all training samples and places,
 
@@ -37,17 +47,27 @@ def load(spec: str, *, image: str | None = None, label: str | None = None, seed:
 
     * `"digits"`: scikit-learn's bundled handwritten digits, 1x8x8, 10 classes; 1,438 rows to train on and 359 to judge
       by, the same in every run.
-    * a folder that holds `train.parquet` and `test.parquet`, or parts `train*.parquet` and `test*.parquet`.
-    * a single `.parquet` file: a fifth of each class, drawn by `seed`, becomes the test split.
+    * `"synthetic:ALPHA,BETA"`: the data of FedProx (Li et al. 2020, arXiv 1812.06127, section 5.1), 60 inputs, 10
+      classes, as drawn. ALPHA says how much the clients' models differ, BETA how much their inputs do; every client
+      holds its own rows (partition `natural`). `"synthetic:iid"` is the paper's IID form.
+    * a folder with `train.parquet` and `test.parquet`, or parts `train*.parquet` and `test*.parquet`, in itself or in
+      its folder `data`; else one that the `datasets` library reads: a folder of images per class in `train` and `test`,
+      or what `save_to_disk` wrote.
+    * a single `.parquet` file: a fifth of each class, drawn by `seed`, becomes the test split. So it is done wherever
+      there is no split to judge by.
+    * `"owner/name"` or `"owner/name:configuration"`: a data set of the Hugging Face hub. Without network it is taken
+      from the cache of earlier runs; where it is not there either, it is refused within five seconds.
 
     The columns are found by their Hugging Face features (`Image`, `ClassLabel`), else by content: encoded images or
     lists of numbers, all of one size, and the only column of integers.
 
     Args:
-        spec: a name or a path.
+        spec: a name, a path, or a hub id.
         image: the column of images, where it cannot be found.
         label: the column of labels, where it cannot be found.
-        seed: how a single file is split; of no effect elsewhere.
+        owner: the column that says who a row comes from, for the partition `natural`.
+        clients: for how many clients synthetic data is drawn; of no effect elsewhere.
+        seed: how a single file is split, what synthetic data depends on; of no effect elsewhere.
 
     Returns:
         The data set; grey images have one channel, colour images three, `[n, channels, height, width]`.
@@ -61,49 +81,84 @@ def load(spec: str, *, image: str | None = None, label: str | None = None, seed:
         >>> data.sample_shape, data.classes, len(data)
         ((1, 8, 8), 10, 1438)
     """
-    if spec in BUNDLED:
-        if image is not None or label is not None:
-            raise DataError(f"{spec!r} is bundled and has no columns to choose from. Leave out image= and label=.")
-        return _digits()
+    wanted = Columns(image, label, owner)
+    name, _, argument = spec.partition(":")
+    if name in _BUNDLED and (argument or name == spec):
+        if any(wanted):
+            raise DataError(f"{spec!r} has no columns to choose from. Leave out image=, label= and owner=.")
+        return _digits(spec) if name == "digits" else _synthetic(argument, clients, seed)
     path = _path(spec)
+    test: Split | None = None
     if path.is_dir():
-        train = read(_parts(path, "train"), image, label)
-        test = read(_parts(path, "test"), image, label)
+        train, test = _folder(path, wanted)
+        name = path.resolve().name
     elif path.is_file() and path.suffix == ".parquet":
-        train, test = _divide(read([path], image, label), seed, str(path))
+        train, name = read([path], wanted), path.stem
     elif path.is_file():
         raise DataError(f"{spec!r} is a file, but not of a kind that can be read. {_ACCEPTED}.")
+    elif _on_hub(spec, path):
+        train, test = read_hub(spec, wanted, _near(spec, path))
+        name = spec.partition("/")[2]
     else:
         raise DataError(_unknown(spec, path))
-    return _normalised(path.stem if path.is_file() else path.resolve().name, train, test)
+    if test is None:
+        train, test = _divide(train, seed, spec)
+    return _normalised(name, train, test)
 
 
 def data_files(spec: str) -> list[Path]:
-    """The files from which `load` would read a data set; whether they are there is not looked at.
+    """The files from which `load` would read a data set; none where it is drawn, bundled, or on the hub.
 
     Args:
-        spec: a name or a path.
+        spec: a name, a path, or a hub id.
 
     Examples:
         >>> data_files("digits"), [path.name for path in data_files("own.parquet")]
         ([], ['own.parquet'])
     """
-    if spec in BUNDLED:
-        return []
     path = _path(spec)
-    return [*_matching(path, "train"), *_matching(path, "test")] if path.is_dir() else [path]
+    if path.is_dir():
+        tables = _tables(path)
+        within = [*_matching(tables, "train"), *_matching(tables, "test")] if tables else path.rglob("*")
+        return sorted(each for each in within if each.is_file())
+    return [] if spec.partition(":")[0] in _BUNDLED or _on_hub(spec, path) else [path]
 
 
 def _path(spec: str) -> Path:
     return Path(spec).expanduser() if spec.startswith("~/") else Path(spec)
 
 
-def _digits() -> Dataset:
+def _on_hub(spec: str, path: Path) -> bool:
+    return bool(_HUB.fullmatch(spec)) and not path.exists() and path.suffix != ".parquet"
+
+
+def _tables(folder: Path) -> Path | None:
+    """Where the Parquet files are that are read here and not by `datasets`."""
+    return next((each for each in (folder, folder / "data") if any(each.glob("*.parquet"))), None)
+
+
+def _digits(spec: str) -> Dataset:
     from sklearn.datasets import load_digits
 
+    if spec != "digits":
+        raise DataError(f"There is no data set {spec!r}: digits has no argument. Write 'digits'.")
     values, labels = load_digits(return_X_y=True)
     rows = Split(values.reshape(-1, 1, 8, 8).astype(np.uint8), labels.astype(np.int64), 10)
     return _normalised("digits", *_divide(rows, 0, "digits"))
+
+
+def _synthetic(argument: str, clients: int, seed: int) -> Dataset:
+    train, test = synthetic(argument, clients, seed)
+    return _dataset(f"synthetic:{argument}", train, test, train.x, test.x)
+
+
+def _folder(path: Path, wanted: Columns) -> tuple[Split, Split | None]:
+    tables = _tables(path)
+    if tables:
+        return read(_parts(tables, "train"), wanted), read(_parts(tables, "test"), wanted)
+    if not any(path.iterdir()):
+        raise DataError(f"The folder {str(path)!r} is empty, so that it holds no .parquet file. {_ACCEPTED}.")
+    return read_folder(path, wanted)
 
 
 def _matching(folder: Path, split: str) -> list[Path]:
@@ -114,7 +169,7 @@ def _matching(folder: Path, split: str) -> list[Path]:
 def _parts(folder: Path, split: str) -> list[Path]:
     paths = _matching(folder, split)
     if not paths:
-        here = ", ".join(sorted(each.name for each in folder.glob("*.parquet"))[:5]) or "no .parquet file"
+        here = ", ".join(sorted(each.name for each in folder.glob("*.parquet"))[:5])
         raise DataError(
             f"The folder {str(folder)!r} has neither {split}.parquet nor {split}*.parquet (it holds {here}), and a "
             "model is trained on one split and judged on the other. Add the file, or give a single .parquet file to "
@@ -124,15 +179,18 @@ def _parts(folder: Path, split: str) -> list[Path]:
 
 
 def _unknown(spec: str, path: Path) -> str:
-    near = list(BUNDLED)
+    return (
+        f"There is no data set {spec!r}: it is neither bundled nor a path that exists. {_near(spec, path)}{_ACCEPTED}."
+    )
+
+
+def _near(spec: str, path: Path) -> str:
+    """An offer of what is here and spelt like it, where there is something."""
+    near = list(_BUNDLED)
     with contextlib.suppress(OSError):  # no such folder, or not ours to read: nothing to offer
         near += [str(each) for each in path.parent.iterdir() if each.is_dir() or each.suffix == ".parquet"]
     hint = nearest(spec, near)
-    return (
-        f"There is no data set {spec!r}: it is neither bundled nor a path that exists. "
-        + (hint + " " if hint.startswith("Did you mean") else "")
-        + f"{_ACCEPTED}; hub ids need a later version: until then, download the files into a folder."
-    )
+    return hint + " " if hint.startswith("Did you mean") else ""
 
 
 def _divide(rows: Split, seed: int, source: str) -> tuple[Split, Split]:
@@ -147,8 +205,7 @@ def _divide(rows: Split, seed: int, source: str) -> tuple[Split, Split]:
             f"{source!r} has {len(rows.y)} rows, fewer than three of any class, so that no test split can be taken "
             "from it. Give more rows, or a folder with train.parquet and test.parquet."
         )
-    train, test = (Split(rows.x[part], rows.y[part], rows.classes) for part in (~is_test, is_test))
-    return train, test
+    return rows.rows(~is_test), rows.rows(is_test)
 
 
 def _normalised(name: str, train: Split, test: Split) -> Dataset:
@@ -157,37 +214,12 @@ def _normalised(name: str, train: Split, test: Split) -> Dataset:
             f"Data set {name!r}: a training image has shape {train.x.shape[1:]} (channels first), a test image "
             f"{test.x.shape[1:]}. One model reads both: bring the images of both files to one size and one kind."
         )
-    mean, std = _moments(train.x)
-    tensors = []
-    for x in (train.x, test.x):
-        out = np.empty(x.shape, dtype=np.float32)
-        for part, into in zip(_chunks(x), _chunks(out), strict=True):
-            np.subtract(part, mean.astype(np.float32), out=into, dtype=np.float32)
-            np.divide(into, std.astype(np.float32), out=into)
-        tensors.append(torch.from_numpy(out))
-    classes = max(train.classes, test.classes)
-    return Dataset(name, tensors[0], torch.from_numpy(train.y), tensors[1], torch.from_numpy(test.y), classes)
+    return _dataset(name, train, test, *normalise(train.x, test.x))
 
 
-def _moments(x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each channel; sums in a fixed order, whatever the number of threads."""
-    channels = x.shape[1] if x.ndim > 2 else 1
-    total, square, shift = np.zeros(channels), np.zeros(channels), None
-    for part in _chunks(x):
-        values = part.reshape(len(part), channels, -1).astype(np.float64)
-        if shift is None:
-            shift = values.mean(axis=(0, 2), keepdims=True)  # near the mean, so that the difference below loses nothing
-        values -= shift
-        total += values.sum(axis=(0, 2))
-        square += np.einsum("ncp,ncp->c", values, values)
-    assert shift is not None
-    places = x.size // channels
-    std = np.sqrt(np.maximum(square / places - (total / places) ** 2, 0))
-    shape = (channels,) + (1,) * (x.ndim - 2)
-    mean = shift.ravel() + total / places
-    std[std <= 1e-7 * np.abs(mean)] = 1  # a constant channel, but for rounding
-    return mean.reshape(shape), std.reshape(shape)
-
-
-def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    return (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
+def _dataset(name: str, train: Split, test: Split, x: np.ndarray, test_x: np.ndarray) -> Dataset:
+    named = max((each.named for each in (train, test) if each.named is not None), default=None)
+    classes = count_classes(f"Data set {name!r}", named, train.y, test.y)
+    owners = number_owners(train.owner, test.owner)
+    to = torch.from_numpy
+    return Dataset(name, to(x), to(train.y), to(test_x), to(test.y), classes, *owners)

@@ -3,6 +3,7 @@
 A mean over the test split hides it: a class that only slow devices hold may be lost while the mean stays high. A client
 has few rows of its own, too few to judge on; but under label shift, where clients differ in how often they see a class
 and not in what the class looks like, the test split weighted by the client's label mix is an unbiased estimate for it.
+Where the clients are the owners of the rows and each has held-out rows of its own, those are the better judge.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def client_means(per_class: Tensor, shares: Tensor) -> Tensor:
 
     The expectation over the client's own distribution is exactly this sum under label shift, where `p(x | y)` is the
     same for everybody and only `p(y)` differs: IID, Dirichlet, shard and class partitions of one data set. It is not
-    under feature shift (other handwritings, other cameras), which needs held-out rows of every client.
+    under feature shift (other handwritings, other cameras), which needs held-out rows of every client: see `held_out`.
 
     Args:
         per_class: accuracy (a share of 1) or loss (its unit) on each class of the test split, `[classes]`; `nan` where
@@ -87,3 +88,35 @@ def client_means(per_class: Tensor, shares: Tensor) -> Tensor:
     values = per_class.to(shares)
     # Not a matrix product: a class that a client does not hold must not reach it, not even as nan.
     return torch.where(shares > 0, shares * values, 0.0).sum(dim=1)
+
+
+def held_out(
+    partition: Sequence[NDArray[np.integer]], owner: Tensor | None, test_owner: Tensor | None
+) -> NDArray[np.int64] | None:
+    """Which client each row of the test split belongs to, where clients are the owners of the rows.
+
+    Args:
+        partition: the row numbers of each client.
+        owner: who each training row comes from, `[rows]`.
+        test_owner: who each held-out row comes from, `[test rows]`.
+
+    Returns:
+        Client numbers, int64, `[test rows]`, -1 where nobody here owns the row; None where a client holds rows of
+        several owners, shares one with another client, or has no held-out row: then there is no such judge for all.
+
+    Examples:
+        >>> rows = [np.array([0, 1]), np.array([3])]
+        >>> held_out(rows, torch.tensor([4, 4, 7, 9]), torch.tensor([9, 7, 4, 4])).tolist()
+        [1, -1, 0, 0]
+        >>> held_out([np.array([0, 3])], torch.tensor([4, 4, 7, 9]), torch.tensor([9])) is None
+        True
+    """
+    if owner is None or test_owner is None:
+        return None
+    owners = [np.unique(owner.numpy()[rows]) for rows in partition]
+    if any(len(each) != 1 for each in owners):
+        return None
+    client_of = {int(own): client for client, (own,) in enumerate(owners)}
+    found = np.array([client_of.get(own, -1) for own in test_owner.tolist()], dtype=np.int64)
+    known = np.unique(found[found >= 0])
+    return found if len(known) == len(partition) else None

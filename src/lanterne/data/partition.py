@@ -1,9 +1,4 @@
-"""Who owns which rows: IID, Dirichlet, shards or classes per client, or a partition of the user's own.
-
-Dirichlet and classes are drawn by the partitioners of flwr-datasets. The other two are a line of NumPy each: its IID
-partitioner is an `array_split` of rows that it does not shuffle, and its shard partitioner leaves out the rows that do
-not fill a shard, up to half of a small data set. Where it leaves out none, the shards are the same.
-"""
+"""Who owns which rows: by a named scheme, or a partition of the user's own."""
 
 from __future__ import annotations
 
@@ -16,13 +11,18 @@ from torch import Tensor
 
 from lanterne import rng
 from lanterne.data.partitioners import Rows, classes, dirichlet
+from lanterne.data.schemes import SIZES, by_size, iid, natural, shards
 from lanterne.errors import DataError, nearest
 
 _LARGEST_ALPHA = 1e6  # the shares are equal to a tenth of a percent; far above, their sum overflows
 
 
 def partition(
-    spec: str, labels: Tensor | NDArray[np.integer[Any]] | Sequence[int], clients: int, seed: int
+    spec: str,
+    labels: Tensor | NDArray[np.integer[Any]] | Sequence[int],
+    clients: int,
+    seed: int,
+    owner: Tensor | NDArray[np.integer[Any]] | Sequence[int] | None = None,
 ) -> list[Rows]:
     """The row numbers of each client; nobody shares a row with another, and nobody is left without.
 
@@ -34,13 +34,20 @@ def partition(
       client is dealt N (McMahan et al. 2017, arXiv 1602.05629, with N = 2).
     * `classes:N`: each client holds N classes, the first in turn, the others random, and a class is divided evenly
       among those who hold it (flwr-datasets' `PathologicalPartitioner`, `first-deterministic`). With fewer clients than
-      classes, the rows of a class that nobody holds are left out; all other schemes use every row.
+      classes, the rows of a class that nobody holds are left out.
+    * `linear`, `square`, `exponential`: the rows in random order, cut into parts in proportion to `c`, `c^2` or `e^c`,
+      rounded down, for the clients c = 1, 2, ...; what is left over goes to the last (flwr-datasets' partitioners of
+      these names).
+    * `natural`: each client is one owner and holds all rows that came from it (flwr-datasets' `NaturalIdPartitioner`).
+      With fewer clients than owners, the owners are drawn at random, and the rows of the others are left out. All other
+      schemes but `classes` use every row.
 
     Args:
         spec: one of the above, for instance `"dirichlet:0.3"`.
         labels: the label of each row, `[rows]`.
         clients: how many clients there are.
         seed: the run's seed; the same arguments give the same partition.
+        owner: who each row comes from, `[rows]`, where that is known.
 
     Returns:
         For each client its row numbers, int64, ascending.
@@ -66,7 +73,12 @@ def partition(
             f"{clients} clients cannot share {numbers.size} rows so that each holds at least one. "
             f"Write a number of clients from 1 to {numbers.size}."
         )
-    rows = _SCHEMES[scheme](numbers.astype(np.int64), clients, argument, rng.fold(seed, "partition"))
+    key = rng.fold(seed, "partition")
+    if scheme == "natural":
+        return natural(None if owner is None else np.asarray(owner), numbers.size, clients, key)
+    if scheme in SIZES:
+        return by_size(scheme, numbers.size, clients, key)
+    rows = _SCHEMES[scheme](numbers.astype(np.int64), clients, argument, key)
     return [np.sort(each) for each in rows]
 
 
@@ -93,11 +105,18 @@ def check_partition(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_
             f"The partition has {len(rows)} parts, the fleet {clients} clients. "
             "Give one array of row numbers for each client."
         )
-    owner = np.full(n_rows, -1, dtype=np.int64)
+    empty = [client for client, own in enumerate(rows) if not np.size(own)]
+    if empty:
+        raise DataError(
+            f"The partition leaves {len(empty)} of {clients} clients without a row, first of all client {empty[0]}. "
+            "Who has nothing to train on cannot take part: give each of them a row, or leave these parts out and make "
+            "the fleet as much smaller."
+        )
+    holder = np.full(n_rows, -1, dtype=np.int64)
     checked = []
     for client, own in enumerate(rows):
         numbers = np.asarray(own)
-        if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
+        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
             raise DataError(
                 f"Part {client} of the partition is {numbers.dtype} of shape {numbers.shape}. "
                 "Give every client a one-dimensional array of at least one row number."
@@ -110,25 +129,26 @@ def check_partition(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_
                 f"0..{n_rows - 1}. Number the rows of the training split from 0."
             )
         unique, counts = np.unique(numbers, return_counts=True)
-        twice = np.concatenate([unique[owner[unique] >= 0], unique[counts > 1]])
+        twice = np.concatenate([unique[holder[unique] >= 0], unique[counts > 1]])
         if twice.size:
-            other = owner[twice[0]] if owner[twice[0]] >= 0 else client
+            other = holder[twice[0]] if holder[twice[0]] >= 0 else client
             raise DataError(
                 f"The partition names row {twice[0]} twice, for client {other} and for client {client}, so that it "
                 "would count double. Give every row to one client at most, and name it once."
             )
-        owner[numbers] = client
+        holder[numbers] = client
         checked.append(numbers)
     return checked
 
 
 def _parse(spec: str) -> tuple[str, float]:
     scheme, colon, argument = spec.partition(":")
-    if scheme not in _SCHEMES:
-        raise DataError(f"There is no partition {scheme!r} (in {spec!r}). {nearest(scheme, _SCHEMES)}")
-    if scheme == "iid":
+    plain = ("iid", "natural", *SIZES)
+    if scheme not in (*plain, *_SCHEMES):
+        raise DataError(f"There is no partition {scheme!r} (in {spec!r}). {nearest(scheme, {*plain, *_SCHEMES})}")
+    if scheme in plain:
         if colon:
-            raise DataError(f"The partition {spec!r} has an argument, but IID takes none. Write 'iid'.")
+            raise DataError(f"The partition {spec!r} has an argument, but {scheme} takes none. Write {scheme!r}.")
         return scheme, 0
     try:
         value = float(argument) if scheme == "dirichlet" else int(argument)
@@ -147,25 +167,9 @@ def _parse(spec: str) -> tuple[str, float]:
     return scheme, value
 
 
-def _iid(labels: Rows, clients: int, _: float, key: int) -> list[Rows]:
-    return np.array_split(rng.generator(key).permutation(labels.size), clients)
-
-
-def _shards(labels: Rows, clients: int, per_client: float, key: int) -> list[Rows]:
-    count = clients * int(per_client)
-    if count > labels.size:
-        raise DataError(
-            f"{clients} clients with {int(per_client)} shards each need {count} shards, but there are only "
-            f"{labels.size} rows. Write at most 'shards:{labels.size // clients}', or fewer clients."
-        )
-    shards = np.array_split(np.argsort(labels, kind="stable"), count)
-    hands = rng.generator(key).permutation(count).reshape(clients, -1)
-    return [np.concatenate([shards[shard] for shard in hand]) for hand in hands]
-
-
 _SCHEMES: dict[str, Callable[[Rows, int, float, int], list[Rows]]] = {
-    "iid": _iid,
+    "iid": iid,
     "dirichlet": dirichlet,
-    "shards": _shards,
+    "shards": shards,
     "classes": classes,
 }

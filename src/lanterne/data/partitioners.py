@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lanterne.data.quiet import quiet
 from lanterne.errors import DataError
 
 Rows = NDArray[np.int64]
@@ -77,7 +76,7 @@ def classes(labels: Rows, clients: int, per_client: float, key: int) -> list[Row
 
 
 def _draw(kind: str, labels: Rows, clients: int, **arguments: object) -> list[Rows]:
-    with _quiet():
+    with quiet():
         import datasets
         from flwr_datasets import partitioner as partitioners
 
@@ -88,19 +87,3 @@ def _draw(kind: str, labels: Rows, clients: int, **arguments: object) -> list[Ro
         # The map itself: load_partition would copy a data set for each client, two seconds for a thousand.
         rows = partitioner._partition_id_to_indices
     return [np.asarray(rows[client], dtype=np.int64) for client in range(clients)]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, and no warnings about what is checked, and said better, here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import datasets
-
-        hidden = datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        try:
-            yield
-        finally:
-            if not hidden:
-                datasets.enable_progress_bars()

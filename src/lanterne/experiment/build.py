@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lanterne.algorithms import ALGORITHMS
-from lanterne.data import Dataset, Streams, check_partition, label_shares, load, partition
+from lanterne.data import (
+    Augmentation,
+    Dataset,
+    Streams,
+    augmentation,
+    check_partition,
+    held_out,
+    label_shares,
+    load,
+    partition,
+)
 from lanterne.errors import ConfigError, FleetError
 from lanterne.experiment.clients import CLIENTS, check_cohorts, clients_asked, read_fleet
 from lanterne.experiment.config import Config, make_algorithm
@@ -98,13 +108,20 @@ class Prepared:
         found: torch.dtype = getattr(torch, self.config.runtime.dtype)
         return found
 
+    @property
+    def augment(self) -> Augmentation | None:
+        """How training images are changed when they are read."""
+        spec = self.config.data.augment
+        return None if spec is None else augmentation(spec, self.data.sample_shape, len(self.data))
+
     def world(self, seed: int) -> World:
         """What a seed fixes."""
         config, dealt = self.config, self.objects.partition
         if dealt is not None:
             rows = check_partition(dealt, len(self.data), self.clients)
         else:
-            rows = partition(config.data.partition, self.data.y.cpu(), self.clients, fold(seed, "partition") % 2**31)
+            key = fold(seed, "partition") % 2**31
+            rows = partition(config.data.partition, self.data.y.cpu(), self.clients, key, self.data.owner)
         fleet = self._fleet(seed)
         if len(fleet) != self.clients:
             raise FleetError(
@@ -112,7 +129,7 @@ class Prepared:
                 "Make them equal."
             )
         w = initial_weights(self.stack, fold(seed, "weights"), self.dtype).to(config.runtime.device)
-        return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams")), w)
+        return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams"), self.augment), w)
 
     def _fleet(self, seed: int) -> Fleet:
         """The user's as it is; that of a file with the seed's chances; else what the preset makes of the seed."""
@@ -126,7 +143,8 @@ class Prepared:
     def executor(self, name: str | None = None) -> Loop:
         """A new executor, with its own threads."""
         kind = EXECUTORS[name or self.config.runtime.executor]
-        return kind(Task(self.stack), self.data.x, self.data.y, threads=self.config.runtime.threads)
+        threads = self.config.runtime.threads
+        return kind(Task(self.stack), self.data.x, self.data.y, threads=threads, augment=self.augment)
 
     def simulator(self, label: str, world: World, executor: Loop, seed: int) -> Simulator:
         """A fresh simulator for one competitor."""
@@ -139,7 +157,8 @@ class Prepared:
         samples = np.array([len(r) for r in world.rows])
         tiers = [world.fleet.devices[c].tier for c in range(len(world.fleet))]
         order = generator(world.streams.seed, "statistics").permutation(np.concatenate(world.rows))
-        return Judge(executor, self.data, shares, samples, tiers, order[:_STATISTICS_ROWS])
+        held = held_out(world.rows, self.data.owner, self.data.test_owner)
+        return Judge(executor, self.data, shares, samples, tiers, order[:_STATISTICS_ROWS], held)
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Prepared:
@@ -166,7 +185,13 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     check_cohorts(config, clients, objects.algorithms)
     config = config.model_copy(update={"data": config.data.model_copy(update={"clients": clients})})
     dtype: torch.dtype = getattr(torch, config.runtime.dtype)
-    data = objects.data or load(config.data.source, image=config.data.image, label=config.data.label)
+    data = objects.data or load(
+        config.data.source,
+        image=config.data.image,
+        label=config.data.label,
+        owner=config.data.owner,
+        clients=clients,
+    )
     data = data.to(dtype, device)
     stack = _stack(config, objects, data)
     costs = block_costs(stack, dtype)

@@ -97,17 +97,27 @@ class Training(_Table):
 class Data(_Table):
     """What is learned, and how it is spread over the clients."""
 
-    source: Annotated[str, Field(min_length=1, description="a bundled data set, a folder, or a Parquet file")] = (
-        "digits"
-    )
+    source: Annotated[
+        str, Field(min_length=1, description="a bundled data set, a folder, a Parquet file, or a hub id owner/name")
+    ] = "digits"
     image: Annotated[str | None, Field(description="column of the images, where it cannot be found")] = None
     label: Annotated[str | None, Field(description="column of the labels, where it cannot be found")] = None
-    partition: Annotated[str, Field(description="how rows are dealt to clients")] = "dirichlet:0.3"
+    owner: Annotated[str | None, Field(description="column of who a row comes from, for the partition natural")] = None
+    partition: Annotated[
+        str, Field(description="how rows are dealt to clients; natural where the data or a column says who owns them")
+    ] = "dirichlet:0.3"
     clients: Annotated[
         int | None,
         Field(ge=1, description="how many clients there are; by default as many as a fleet file has rows, else 30"),
     ] = None
     batch: Annotated[int, Field(ge=1, description="rows per local step")] = 32
+    augment: Annotated[str | None, Field(description="of training images: crop:4, flip or crop-flip:4")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stay_with_their_owners(cls, given: object) -> object:
+        owned = isinstance(given, Mapping) and (given.get("owner") or str(given.get("source")).startswith("synthetic:"))
+        return {"partition": "natural", **given} if owned and isinstance(given, Mapping) else given
 
 
 class FleetConfig(_Table):

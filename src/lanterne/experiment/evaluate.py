@@ -25,7 +25,7 @@ class Judge:
 
     A client's accuracy is `sum_k share_k accuracy_k`, with `share_k` the share of class k among its samples and
     `accuracy_k` the model's accuracy on class k of the test split: exact where clients differ in their mix of labels
-    only.
+    only. Where each has held-out rows of its own, it is the accuracy on those.
 
     A model with BatchNorm is judged by statistics of training samples, never by those of the test split.
 
@@ -36,6 +36,7 @@ class Judge:
         samples: `[clients]`, how many samples each has.
         tiers: the device class of each client.
         rows: the training samples from which BatchNorm layers take their statistics.
+        held: `[test rows]`, whose each row of the test split is, -1 nobody's; None where that is not known.
     """
 
     executor: Loop
@@ -44,6 +45,7 @@ class Judge:
     samples: np.ndarray[Any, np.dtype[np.int64]]
     tiers: Sequence[str]
     rows: np.ndarray[Any, np.dtype[np.int64]]
+    held: np.ndarray[Any, np.dtype[np.int64]] | None = None
 
     def __call__(self, w: Tensor) -> dict[str, Any]:
         """Accuracy and loss as columns of a row.
@@ -51,31 +53,36 @@ class Judge:
         Args:
             w: `[size]`, the flat weights.
         """
-        correct, loss, count = self._per_class(w)
-        seen = count > 0
-        accuracy = torch.where(seen, correct / count.clamp(min=1), 0.0)
-        losses = torch.where(seen, loss / count.clamp(min=1), 0.0)
-        shares = self.shares * seen
-        shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-300)
-        by_client = client_means(accuracy, shares)
+        correct, loss = self._by_row(w)
+        by_client, losses = self._by_client(correct), self._by_client(loss)
         by_tier_a, by_tier_l = {}, {}
         for tier in sorted(set(self.tiers)):
             members = [c for c, t in enumerate(self.tiers) if t == tier]
-            weight = torch.from_numpy(self.samples[members].astype(np.float64))
-            mix = (shares[members] * weight[:, None]).sum(0) / weight.sum()
-            by_tier_a[tier], by_tier_l[tier] = float(mix @ accuracy), float(mix @ losses)
+            weight = torch.from_numpy(self.samples[members] / self.samples[members].sum())
+            by_tier_a[tier], by_tier_l[tier] = float(weight @ by_client[members]), float(weight @ losses[members])
         worst = by_client.sort().values[: max(1, len(by_client) // 10)]
         return {
-            "accuracy": float(correct.sum() / count.sum()),
-            "loss": float(loss.sum() / count.sum()),
+            "accuracy": float(correct.mean()),
+            "loss": float(loss.mean()),
             "accuracy_by_class": by_tier_a,
             "loss_by_class": by_tier_l,
             "accuracy_worst_tenth": float(worst.mean()),
             "accuracy_spread": float(by_client.std(correction=0)),
         }
 
-    def _per_class(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Per class: correct answers, summed loss, and samples of the test split, each `[classes]` float64."""
+    def _by_client(self, values: Tensor) -> Tensor:
+        """What each client should expect, `[clients]`, of values of the rows of the test split, `[test rows]`."""
+        if self.held is not None:
+            whose = torch.from_numpy(self.held)
+            mine = whose >= 0
+            return _means(values[mine], whose[mine], len(self.samples))
+        y = self.data.test_y.cpu()
+        shares = self.shares * (torch.bincount(y, minlength=self.data.classes) > 0)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-300)
+        return client_means(_means(values, y, self.data.classes), shares)
+
+    def _by_row(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether each row of the test split is answered right (1 or 0), and its loss, `[test rows]` float64."""
         data, stack = self.data, self._judged(w)
         leaves = full(stack).leaves(w)
 
@@ -88,13 +95,7 @@ class Judge:
 
         parts = self.executor.map(judge, range(0, len(data.test_y), _CHUNK))
         correct, loss = (torch.cat([p[i] for p in parts]).cpu() for i in (0, 1))
-        y = data.test_y.cpu()
-        zeros = torch.zeros(data.classes, dtype=torch.float64)
-        return (
-            zeros.index_add(0, y, correct),
-            zeros.index_add(0, y, loss),
-            torch.bincount(y, minlength=data.classes).to(torch.float64),
-        )
+        return correct, loss
 
     def _judged(self, w: Tensor) -> LayerStack:
         """The model; where it has BatchNorm layers, with statistics under these weights."""
@@ -104,3 +105,9 @@ class Judge:
         chunks = np.array_split(self.rows, math.ceil(len(self.rows) / _CHUNK))
         parts = self.executor.map(lambda rows: batch_statistics(stack, w, self.data.x[torch.from_numpy(rows)]), chunks)
         return with_statistics(stack, total_variance(parts))
+
+
+def _means(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """The mean of each group, 0 for an empty one."""
+    sums = torch.zeros(groups, dtype=values.dtype).index_add(0, group, values)
+    return sums / torch.bincount(group, minlength=groups).clamp(min=1)

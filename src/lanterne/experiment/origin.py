@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lanterne.data import BUNDLED, data_files
+from lanterne.data import data_files
 from lanterne.errors import ConfigError
 from lanterne.experiment.checkpoint import write_text
 from lanterne.experiment.config import Config
@@ -49,7 +49,7 @@ def describe(config: Config, objects: Objects, out: Path) -> dict[str, Any]:
     return {
         "directory": str(start),
         "directory_from_run": os.path.relpath(start, out.resolve()),
-        "files": {key: fingerprints(Path(path)) for key, path in _named(config, objects).items()},
+        "files": {key: files for key, path in _named(config, objects).items() if (files := fingerprints(Path(path)))},
         "objects": objects.given,
         "versions": versions(),
         "begun": _now(),
@@ -110,6 +110,7 @@ def located(config: Config, origin: Mapping[str, Any], out: Path, objects: Objec
     found = {
         key: _locate(key, path, origin["files"][key], list(dict.fromkeys(places)), out)
         for key, path in _named(config, objects).items()
+        if key in origin["files"]
     }
     fleet = config.fleet.model_copy(update={"kind": found.get("fleet.kind", config.fleet.kind)})
     data = config.data.model_copy(update={"source": found.get("data.source", config.data.source)})
@@ -162,12 +163,19 @@ def note_versions(origin: dict[str, Any], out: Path) -> None:
 
 
 def fingerprints(path: Path) -> Files:
-    """Size and SHA-256 of a file, or of each file that a data set in a folder is read from, by name.
+    """Size and SHA-256 of a file, or of each file that a data set in a folder is read from, by its path in there.
+
+    There are none of a data set that has no files of its own.
 
     Args:
         path: of a file or a folder.
     """
-    return {each.name: {"bytes": each.stat().st_size, "sha256": _digest(each)} for each in data_files(str(path))}
+    path = path.expanduser()
+    folder = path if path.is_dir() else path.parent
+    return {
+        each.relative_to(folder).as_posix(): {"bytes": each.stat().st_size, "sha256": _digest(each)}
+        for each in data_files(str(path))
+    }
 
 
 def versions() -> dict[str, str]:
@@ -177,11 +185,11 @@ def versions() -> dict[str, str]:
 
 
 def _named(config: Config, objects: Objects) -> dict[str, str]:
-    """The files and folders that a configuration names, by its keys."""
+    """What a configuration names that may be a file or a folder, by its keys."""
     named = {}
     if objects.fleet is None and is_file(config.fleet.kind):
         named["fleet.kind"] = config.fleet.kind
-    if objects.data is None and config.data.source not in BUNDLED:
+    if objects.data is None:
         named["data.source"] = config.data.source
     return named
 

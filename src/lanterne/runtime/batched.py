@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from lanterne.data import Augmentation
 from lanterne.errors import HandlerError, LanterneError
 from lanterne.learn import Task
 from lanterne.protocol import Inbox, Local
@@ -34,12 +35,21 @@ class Batched(Loop):
         y: `[n]`, their labels.
         threads: Python threads.
         chunk_bytes: what a chunk may stack; by default a rule of the device's kind.
+        augment: how rows are changed when they are read; the streams need the same.
     """
 
     name = "batched"
 
-    def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1, chunk_bytes: int | None = None) -> None:
-        super().__init__(task, x, y, threads)
+    def __init__(
+        self,
+        task: Task,
+        x: Tensor,
+        y: Tensor,
+        threads: int = 1,
+        chunk_bytes: int | None = None,
+        augment: Augmentation | None = None,
+    ) -> None:
+        super().__init__(task, x, y, threads, augment)
         self.stacked = Task(task.stack, task.loss, functional=True)
         self.chunk_bytes = chunk_bytes or CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
 
@@ -72,7 +82,7 @@ class Batched(Loop):
             return [self.one(head)]
         state, state_dims = _stack([j.state for j in jobs])
         arrays, array_dims = _stack([j.arrays for j in jobs])
-        rows = torch.from_numpy(np.stack([j.rows for j in jobs])).to(self.x.device)
+        x, y = self.read(np.stack([j.rows for j in jobs]))
         keys = torch.tensor([j.key for j in jobs])
 
         def call(state: dict[str, Tensor], arrays: dict[str, Tensor], x: Tensor, y: Tensor, key: Tensor) -> Result:
@@ -80,7 +90,7 @@ class Batched(Loop):
 
         stacked = vmap(call, in_dims=(state_dims, array_dims, 0, 0, 0))
         try:
-            after, out = stacked(state, arrays, self.x[rows], self.y[rows], keys)
+            after, out = stacked(state, arrays, x, y, keys)
         except LanterneError:
             raise
         except Exception as error:

@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lanterne.data import Augmentation
 from lanterne.errors import HandlerError, LanterneError
 from lanterne.learn import Task
 from lanterne.protocol import Inbox, Local
@@ -27,24 +30,31 @@ class Loop:
         x: `[n, ...]`, the resident training samples.
         y: `[n]`, their labels.
         threads: Python threads; PyTorch gives the lock back inside its operators.
+        augment: how rows are changed when they are read; the streams need the same.
     """
 
     name = "loop"
 
-    def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1) -> None:
+    def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1, augment: Augmentation | None = None) -> None:
         convolves = any(isinstance(module, nn.Conv2d) for module in task.stack.net.modules())
         self.task = replace(task, channels_last=convolves and x.device.type == "cpu")
-        self.x, self.y, self.threads = x, y, threads
+        self.x, self.y, self.threads, self.augment = x, y, threads, augment
         self._nothing = x.new_empty(0, 0, *x.shape[1:]), y.new_empty(0, 0)
         # Intra-op threads are a property of each thread, so the pool's must be set where they start.
         self._pool = ThreadPoolExecutor(threads, "lanterne", torch.set_num_threads, (1,))
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The samples and labels of rows of any shape: an index gather, augmented where that is asked for."""
+        numbers = torch.from_numpy(rows).to(self.x.device)
+        if self.augment is None:
+            return self.x[numbers], self.y[numbers]
+        return self.augment.read(self.x, self.y, numbers)
 
     def one(self, job: Job) -> Result:
         """Call one handler."""
         x, y = self._nothing
         if job.rows.size:
-            rows = torch.from_numpy(job.rows).to(self.x.device)
-            x, y = self.x[rows], self.y[rows]
+            x, y = self.read(job.rows)
         local = Local(x, y, torch.scalar_tensor(job.key, dtype=torch.int64), job.budget)
         try:
             return job.function(self.task, dict(job.state), Inbox(job.arrays, job.config), local)
