@@ -119,7 +119,7 @@ def test_descend_is_a_step_against_the_gradient(name: str, functional: bool) -> 
     stack = stack_of(name)
     task, w, (x, y) = Task(stack, functional=functional), weights_of(stack), batch_of(stack)
     w0, g = w.clone(), task.gradient(full(stack), w, x, y)
-    after = task.descend_(full(stack), w, x, y, 0.3)
+    after = task.descend_(full(stack), w, [x], [y], 0.3)
     assert torch.equal(after, torch.sub(w0, g, alpha=0.3))
     assert (after is w) == (not functional)
     assert torch.equal(w, w0) == functional
@@ -132,7 +132,7 @@ def test_a_view_of_a_larger_vector_moves_that_vector_and_nothing_beside_it() -> 
     task, w, (x, y) = Task(stack), weights_of(stack), batch_of(stack)
     high, before = suffix(stack, 1), w.clone()
     h = task.predict(prefix(stack, 1), prefix(stack, 1).take(w), x)
-    task.descend_(high, high.take(w), h, y, 0.3)
+    task.descend_(high, high.take(w), [h], [y], 0.3)
     edge = stack.edges[1]
     assert torch.equal(w[:edge], before[:edge])
     assert not torch.equal(w[edge:], before[edge:])

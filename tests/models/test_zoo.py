@@ -28,7 +28,7 @@ def test_every_model_gives_one_number_per_class_and_learns(name: str) -> None:
     rate, steps = (0.005, 10) if name.startswith(("resnet18", "vgg11")) else (0.1, 40)
     before = task.loss(task.predict(full(stack), w, x), y)
     for _ in range(steps):
-        w = task.descend_(full(stack), w, x, y, rate)
+        w = task.descend_(full(stack), w, [x], [y], rate)
     assert float(task.loss(task.predict(full(stack), w, x), y)) < 0.75 * float(before)
 
 

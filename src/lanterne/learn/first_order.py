@@ -28,7 +28,7 @@ def sgd_step(
         `w'` and `m'` (None without momentum).
     """
     if not momentum:
-        return task.descend_(view, w, x, y, lr), None
+        return task.descend_(view, w, [x], [y], lr), None
     g = task.gradient(view, w, x, y)
     m = g if m is None else torch.add(g, m, alpha=momentum)
     return torch.sub(w, m, alpha=lr), m
@@ -60,6 +60,8 @@ def local_sgd(
         The weights after the last step, and the velocity.
     """
     w = w.clone()
+    if not momentum:
+        return task.descend_(view, w, x, y, lr), None
     for i in range(len(x)):
         w, m = sgd_step(task, view, w, m, x[i], y[i], lr, momentum)
     return w, m

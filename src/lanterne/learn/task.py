@@ -6,7 +6,7 @@ vmap. Handlers ask the task, and the executor that made it has chosen the form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,20 +72,29 @@ class Task:
             return grad(lambda v: self.loss(self.predict(view, v, x), y))(w)  # type: ignore[no-any-return]
         return flatten(self._gradients(view, self._leaves(view, w), x, y))
 
-    def descend_(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor, lr: float) -> Tensor:
-        """One step of gradient descent, `w - lr * gradient`.
+    def descend_(self, view: ParamView, w: Tensor, x: Iterable[Tensor], y: Iterable[Tensor], lr: float) -> Tensor:
+        """Steps of gradient descent, `w' = w - lr * gradient`, one per batch.
 
-        Outside a transform it is taken in place, so `w` must belong to the caller.
+        Outside a transform they are taken in place, so `w` must belong to the caller.
+
+        Args:
+            view: blocks that end with the model's last.
+            w: `[view.size]`.
+            x: `[batch, ...]` each, the inputs of the view's first block.
+            y: `[batch]` each, their labels.
+            lr: the step size.
 
         Returns:
             `[view.size]`: `w` itself, or a new vector inside a transform.
         """
         if self.functional:
-            return torch.sub(w, self.gradient(view, w, x, y), alpha=lr)
+            for a, b in zip(x, y, strict=True):
+                w = torch.sub(w, self.gradient(view, w, a, b), alpha=lr)
+            return w
         leaves = self._leaves(view, w)
-        gradients = self._gradients(view, leaves, x, y)
-        with torch.no_grad():
-            torch._foreach_add_([leaf.detach() for leaf in leaves], gradients, alpha=-lr)
+        values = [leaf.detach() for leaf in leaves]  # the same memory, written behind the graph's back
+        for a, b in zip(x, y, strict=True):
+            torch._foreach_add_(values, self._gradients(view, leaves, a, b), alpha=-lr)
         return w
 
     def gradient_with_input(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
