@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _NAME = "origin.json"
 _PACKAGES = ("lanterne", "torch", "numpy", "scipy", "flwr-datasets", "scikit-learn", "pillow")
+_KEYS = ("directory", "directory_from_run", "files", "objects", "versions", "resumed_with")
 _PIECE = 2**20
 _PIECES = 64
 
@@ -83,12 +84,12 @@ def read_origin(out: Path) -> dict[str, Any]:
                 f"{out} holds no run: there is no {name} in it. Give the directory that 'lanterne run' wrote."
             )
     try:
-        origin: dict[str, Any] = json.loads((out / _NAME).read_text("utf-8"))
+        origin: Any = json.loads((out / _NAME).read_text("utf-8"))
     except ValueError:
-        raise ConfigError(
-            f"{out / _NAME} is damaged, so it is not known with what the run began. {_anew(out)}"
-        ) from None
-    return origin
+        origin = {}
+    if not isinstance(origin, dict) or any(key not in origin for key in _KEYS):
+        raise ConfigError(f"{out / _NAME} is damaged, so it is not known with what the run began. {_anew(out)}")
+    return dict(origin)
 
 
 def located(config: Config, origin: Mapping[str, Any], out: Path, objects: Objects) -> Config:

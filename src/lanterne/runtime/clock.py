@@ -261,7 +261,7 @@ class VirtualClock:
         return found
 
     def _record(self, call: Call, end: float, outcome: str | None = None) -> None:
-        to = call.request.to
+        to, stopped = call.request.to, min(end, call.until)
         self.timeline.append({
             "round": call.round + 1,
             "client": to if isinstance(to, int) else f"server:{to[1]}",
@@ -269,11 +269,12 @@ class VirtualClock:
             "handler": call.request.handler,
             "sent": call.sent,
             "start": call.start,
-            "downloaded": min(call.downloaded, end),
-            "computed": min(call.computed, end),
+            "downloaded": min(call.downloaded, stopped),
+            "computed": min(call.computed, stopped),
+            "stopped": stopped,
             "arrived": end,
             "outcome": outcome or call.outcome,
-            "units": finished(call, self.fleet, min(end, call.until)),
+            "units": finished(call, self.fleet, stopped),
             "of": len(call.work),
         })  # fmt: skip
 
