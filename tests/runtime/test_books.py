@@ -12,6 +12,7 @@ from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
 from lanterne.errors import ProtocolError
 from lanterne.fleet import Device, Fleet, Server
 from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Pass, Request, exchange
+from lanterne.runtime import restore, snapshot
 from lanterne.runtime.ledger import Ledger
 from lanterne.testing import simulate, tiny_problem, uneven_fleet
 from runtime.laboratory import FLEET, METHODS, Lab, W, ask, laboratory, simulator_of
@@ -246,6 +247,19 @@ def test_a_velocity_is_in_static_memory_wherever_it_lives(
         assert simulator.ledger.total.static == vectors * problem.w.nbytes
 
 
+def test_a_state_that_is_given_up_was_held_until_then() -> None:
+    def script(state: Any, cohort: Any) -> Any:
+        yield from exchange([Request(0, "put", {"w": W})])
+        yield from exchange([Request(0, "clear")])
+        return state
+
+    simulator = laboratory(script, FLEET)
+    assert not simulator.numerics.states[0]
+    assert simulator.ledger[0].static == 8
+    first = laboratory(lambda s, c: (yield from exchange([Request(0, "clear")])) and s, FLEET)
+    assert first.ledger[0].static == 0
+
+
 # ------------------------------------------------------------------------------------------------ other networks
 def test_a_pass_may_name_a_network_and_a_number_of_samples() -> None:
     from lanterne.learn import Task
@@ -300,7 +314,7 @@ def test_what_is_computed_for_others_only_is_not_counted_as_unread() -> None:
         yield Gather(All())
         first = ask(0)
         yield Dispatch([first, Request(1, "echo", {"w": first["out"]})])
-        yield Gather(Deadline(1.5), of=[first])
+        yield Gather(Deadline(1.5))
         return state
 
     lab = Lab(script)
@@ -309,3 +323,27 @@ def test_what_is_computed_for_others_only_is_not_counted_as_unread() -> None:
         simulator.round(lab, W)
         unread.append(simulator.numerics.unread)
     assert max(unread) == min(unread[1:])
+
+
+def test_when_a_device_went_away_is_known_after_a_restart() -> None:
+    fleet = Fleet([Device(down=float(BYTES) / 8, available=((0.0, 1.5), (90.0, 99.0)))], detection=50.0)
+
+    def script(state: Any, cohort: Any) -> Any:
+        if cohort.round == 0:
+            yield Dispatch([ask(0)])
+            yield Gather(Deadline(1.0))
+        else:
+            yield Gather(All())
+        return state
+
+    busy = []
+    for resumed in (False, True):
+        lab = Lab(script)
+        simulator = simulator_of(lab, fleet)
+        simulator.round(lab, W)
+        if resumed:
+            snap, simulator = snapshot(simulator), simulator_of(lab, fleet)
+            restore(simulator, snap)
+        simulator.round(lab, W)
+        busy.append(simulator.ledger[0].busy)
+    assert busy == [1.5, 1.5]
