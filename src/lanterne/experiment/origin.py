@@ -25,6 +25,7 @@ from lanterne.errors import ConfigError
 from lanterne.experiment.checkpoint import write_text
 from lanterne.experiment.config import Config
 from lanterne.experiment.parameters import is_file
+from lanterne.fleet import PRESETS
 
 if TYPE_CHECKING:
     from lanterne.experiment.build import Objects
@@ -113,7 +114,9 @@ def located(config: Config, origin: Mapping[str, Any], out: Path, objects: Objec
         for key, path in _named(config, objects).items()
         if key in origin["files"]
     }
-    fleet = config.fleet.model_copy(update={"kind": found.get("fleet.kind", config.fleet.kind)})
+    parameters = {name: found.get(f"fleet.{name}", value) for name, value in config.fleet.parameters.items()}
+    kind = found.get("fleet.kind", config.fleet.kind)
+    fleet = config.fleet.model_copy(update={"kind": kind, "parameters": parameters})
     data = config.data.model_copy(update={"source": found.get("data.source", config.data.source)})
     return config.model_copy(update={"fleet": fleet, "data": data})
 
@@ -190,6 +193,9 @@ def _named(config: Config, objects: Objects) -> dict[str, str]:
     named = {}
     if objects.fleet is None and is_file(config.fleet.kind):
         named["fleet.kind"] = config.fleet.kind
+    elif objects.fleet is None:
+        given = config.fleet.parameters
+        named |= {f"fleet.{name}": given[name] for name in PRESETS[config.fleet.kind].files if given.get(name)}
     if objects.data is None:
         named["data.source"] = config.data.source
     return named

@@ -8,8 +8,10 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from lanterne.errors import FleetError, ProtocolError
 from lanterne.fleet import Draw, Fleet, timing
@@ -53,21 +55,21 @@ class VirtualClock:
         """Whether anything happens until `end`."""
         return bool(self.events) and self.events[0][0] <= end
 
-    def reachable(self) -> range | list[int]:
-        """The clients that can be reached now."""
+    def reachable(self) -> Sequence[int]:
+        """The clients that can be reached now, ascending: at most eight bytes each."""
         self.away = {c: t for c, t in self.away.items() if t > self.now}
-        if self.fleet.always_available:
-            everybody = range(len(self.fleet))
-            return [c for c in everybody if c not in self.away] if self.away else everybody
-        return [c for c in range(len(self.fleet)) if c not in self.away and self.fleet.devices[c].online(self.now)]
+        if self.fleet.always_available and not self.away:
+            return range(len(self.fleet))
+        there = self.fleet.online(self.now)
+        there[list(self.away)] = False
+        return np.flatnonzero(there).data
 
     def wait_for_somebody(self) -> None:
         """Let time pass until a client can be reached."""
         while not len(self.reachable()):
-            back = math.inf
-            for c in range(len(self.fleet)):
-                earliest = max(self.now, self.away.get(c, 0.0))
-                back = min(back, self.fleet.devices[c].returns(earliest))
+            back = self.fleet.returns(self.now)
+            for c, t in self.away.items():
+                back = min(back, self.fleet.devices[c].returns(t))
             if math.isinf(back):
                 raise FleetError(
                     f"After {self.now:g} s no client of this fleet can ever be reached again. "
