@@ -113,6 +113,7 @@ def test_steps_that_the_clock_allows(deadline: float, rho: float) -> None:
         assert not alike(heard.state.w, normalised(problem, w, spans, rho, "not normalised"))
         w = heard.state.w
     assert len(seen) > 1
+    assert all(r["units"] % (2 * BLOCKS) == 0 for r in simulator.timeline)  # an interrupted step is no work
 
 
 def test_nobody_with_a_step_changes_nothing() -> None:
@@ -122,6 +123,14 @@ def test_nobody_with_a_step_changes_nothing() -> None:
         found, simulator = simulate(make, problem, uneven_fleet(), 3)
         assert torch.equal(found, problem.w) != moves
         assert {r["outcome"] for r in simulator.timeline} == {"partial"}
+
+
+def test_memory_holds_the_velocity() -> None:
+    problem, found = tiny_problem(), {}
+    for rho in (0.0, 0.5):
+        _, simulator = simulate(lambda s, m=rho: FedNova(stack=s, momentum=m), problem, uneven_fleet(), 1)
+        found[rho] = simulator.ledger.total.static
+    assert found[0.5] == found[0.0] + 8 * problem.stack.size
 
 
 # ---------------------------------------------------------------------------------------------------- Theorem 1

@@ -15,7 +15,7 @@ from algorithms.by_hand import mean, samples, walk, whole_steps
 from algorithms.overheard import alike, overhear
 from lanterne.algorithms import FedAvg, FedProx
 from lanterne.fleet import Device, Fleet
-from lanterne.testing import Problem, simulate, tiny_mlp, tiny_problem, uneven_fleet
+from lanterne.testing import Problem, run_in_process, simulate, tiny_mlp, tiny_problem, uneven_fleet
 
 BLOCKS, ROUNDS, LR = 3, 4, 0.3
 
@@ -97,6 +97,16 @@ def test_it_is_algorithm_2_with_the_steps_that_the_clock_allows(deadline: float,
     }
     for variant, shows in wrong.items():
         assert alike(w[-1], algorithm_2(problem, steps, k, mu, variant)[-1]) == (not shows), variant
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_device_asks_its_own_clock(momentum: float) -> None:
+    """With time enough it does what the simulator does, with none nothing."""
+    problem = tiny_problem()
+    make = lambda s, d: FedProx(stack=s, lr=LR, mu=0.5, local_steps=3, momentum=momentum, deadline=d)  # noqa: E731
+    expected, _ = simulate(lambda s: make(s, float("inf")), problem, uneven_fleet(), 3)
+    assert torch.allclose(run_in_process(lambda s: make(s, 100.0), problem, 3), expected, rtol=0, atol=1e-14)
+    assert torch.equal(run_in_process(lambda s: make(s, 1e-9), problem, 3), problem.w)
 
 
 # ---------------------------------------------------------------------------------------------------- the books

@@ -29,7 +29,7 @@ def test_the_first_round_is_that_of_fedavg(variate: Any, options: Any) -> None:
     """All variates are zero: to the bit. The second is not."""
     problem, fleet = tiny_problem(), uneven_fleet(dropout=0.1)
     for rounds in (1, 2):
-        make = lambda s: Scaffold(stack=s, lr=LR, local_steps=3, variate=variate, **options)  # noqa: E731
+        make = lambda s: Scaffold(stack=s, lr=LR, local_steps=3, control=variate, **options)  # noqa: E731
         found, _ = simulate(make, problem, fleet, rounds)
         expected, _ = simulate(lambda s: FedAvg(stack=s, lr=LR, local_steps=3, **options), problem, fleet, rounds)
         assert torch.equal(found, expected) == (rounds == 1)
@@ -40,7 +40,7 @@ def test_the_first_round_is_that_of_fedavg(variate: Any, options: Any) -> None:
 def test_without_differences_between_clients_it_is_fedavg(variate: Any, clients: int) -> None:
     """One client alone, or all with the same data: c_u = c but for rounding."""
     problem, fleet = tiny_problem(clients, same=clients > 1), uneven_fleet(clients)
-    make = lambda s: Scaffold(stack=s, lr=LR, local_steps=3, variate=variate)  # noqa: E731
+    make = lambda s: Scaffold(stack=s, lr=LR, local_steps=3, control=variate)  # noqa: E731
     found, _ = simulate(make, problem, fleet, ROUNDS)
     expected, _ = simulate(lambda s: FedAvg(stack=s, lr=LR, local_steps=3), problem, fleet, ROUNDS)
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
@@ -82,7 +82,7 @@ def test_it_is_algorithm_1(variate: Any, weights: Any, cohort: int | None, serve
     problem, k = tiny_problem(), 3
     rounds, simulator = overhear(
         lambda s: Scaffold(
-            stack=s, lr=LR, local_steps=k, variate=variate, weights=weights, cohort=cohort, server_lr=server_lr
+            stack=s, lr=LR, local_steps=k, control=variate, weights=weights, cohort=cohort, server_lr=server_lr
         ),
         problem,
         uneven_fleet(),
@@ -177,10 +177,10 @@ def test_fedavg_drifts_and_scaffold_ends_at_the_optimum(variate: Any, weights: A
     options: dict[str, Any] = {"lr": 0.05, "local_steps": 8, "weights": weights}
     drifted = line.limit(lambda s: FedAvg(stack=s, **options), fleet, 100)
     assert abs(drifted - line.optimum(n)) > 0.03
-    found = line.limit(lambda s: Scaffold(stack=s, variate=variate, **options), fleet, 100)
+    found = line.limit(lambda s: Scaffold(stack=s, control=variate, **options), fleet, 100)
     assert found == pytest.approx(line.optimum(n), abs=1e-9)
     # With two of three at a time it still gets there: at the optimum all corrected gradients are zero.
-    found = line.limit(lambda s: Scaffold(stack=s, variate=variate, cohort=2, **options), fleet, 200)
+    found = line.limit(lambda s: Scaffold(stack=s, control=variate, cohort=2, **options), fleet, 200)
     assert found == pytest.approx(line.optimum(n), abs=1e-9)
     drifted = line.limit(lambda s: FedAvg(stack=s, cohort=2, **options), fleet, 200)
     assert abs(drifted - line.optimum(n)) > 1e-3
@@ -193,7 +193,7 @@ def test_it_costs_twice_the_bytes_and_with_option_i_twice_the_work() -> None:
     for name, make in {
         "fedavg": lambda s: FedAvg(stack=s, local_steps=2),
         "path": lambda s: Scaffold(stack=s, local_steps=2),
-        "gradient": lambda s: Scaffold(stack=s, local_steps=2, variate="gradient"),
+        "gradient": lambda s: Scaffold(stack=s, local_steps=2, control="gradient"),
     }.items():
         _, simulator = simulate(make, problem, fleet, 3)
         total[name] = simulator.ledger.total
@@ -207,7 +207,7 @@ def test_it_costs_twice_the_bytes_and_with_option_i_twice_the_work() -> None:
         assert total[name].working == total["fedavg"].working
 
 
-@pytest.mark.parametrize("wrong", [{"server_lr": 0.0}, {"variate": "I"}, {"local_steps": 0}, {"momentum": 0.5}])
+@pytest.mark.parametrize("wrong", [{"server_lr": 0.0}, {"control": "I"}, {"local_steps": 0}, {"momentum": 0.5}])
 def test_hyperparameters_are_checked(wrong: Any) -> None:
     with pytest.raises(ValidationError):
         Scaffold(stack=tiny_mlp(), **wrong)

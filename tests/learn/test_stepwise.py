@@ -100,6 +100,7 @@ def test_only_whole_steps_count(name: str, pull: bool, momentum: float) -> None:
         assert torch.equal(found, expected) if exact else torch.allclose(found, expected, rtol=0, atol=1e-15)
         assert m is None or torch.equal(m, velocity)
         assert done == whole
+        assert found.data_ptr() != w.data_ptr()  # the caller may write over it
 
 
 def test_without_an_end_all_steps_are_taken() -> None:

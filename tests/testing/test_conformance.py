@@ -34,7 +34,7 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "fednova, by samples": lambda s: ALGORITHMS["fednova"](stack=s, lr=0.3, samples_per_step=3.0, momentum=0.5),
     "scaffold": lambda s: ALGORITHMS["scaffold"](stack=s, lr=0.3, local_steps=2),
     "scaffold, gradient": lambda s: ALGORITHMS["scaffold"](
-        stack=s, lr=0.3, local_steps=2, variate="gradient", cohort=3
+        stack=s, lr=0.3, local_steps=2, control="gradient", cohort=3
     ),
     "fedopt, momentum": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="momentum", cohort=4),
     "fedopt, adagrad": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="adagrad", momentum=0.5),

@@ -83,7 +83,7 @@ class FedNova:
         """Local steps until the budget ends; back go the difference, if a step was finished, and their number."""
         w = inbox["w"]
         after, _, steps = stepwise_sgd(task, w, local.x, local.y, self.lr, local.budget, self.momentum)
-        delta = after - w
+        delta = after.sub_(w)
         return {}, {"delta": delta if steps else delta[:0], "steps": torch.tensor(steps)}
 
     def init(self, w: Tensor) -> State:

@@ -80,7 +80,7 @@ class FedOpt:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Local steps from the global weights; the difference goes back."""
         w, m = local_sgd(task, full(task.stack), inbox["w"], local.x, local.y, self.lr, self.momentum, state.get("m"))
-        return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": w - inbox["w"]}
+        return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": w.sub_(inbox["w"])}
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""

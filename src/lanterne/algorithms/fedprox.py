@@ -76,7 +76,7 @@ class FedProx:
         after, m, steps = stepwise_sgd(
             task, w, local.x, local.y, self.lr, local.budget, self.momentum, state.get("m"), pull
         )
-        delta = after - w
+        delta = after.sub_(w)
         return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": delta if steps else delta[:0]}
 
     def init(self, w: Tensor) -> State:

@@ -51,7 +51,7 @@ class Scaffold:
         Literal["samples", "equal"], Field(description="of clients in both means; equal in the paper")
     ] = "samples"
     server_lr: Annotated[float, Field(gt=0, description="eta_g")] = 1.0
-    variate: Annotated[
+    control: Annotated[
         Literal["path", "gradient"],
         Field(description="c_u from the path of the local steps (option II), or one more pass at x (option I)"),
     ] = "path"
@@ -73,7 +73,7 @@ class Scaffold:
         own = state["c"] if "c" in state else torch.zeros_like(w)
         drift = inbox["c"] - own
         after, _ = local_sgd(task, view, w, local.x, local.y, self.lr, correction=lambda _: drift)
-        if self.variate == "gradient":
+        if self.control == "gradient":
             new = mean_gradient(task, view, w, local.x, local.y)
         else:
             new = (w - after) / (len(local.x) * self.lr) - drift
@@ -87,7 +87,7 @@ class Scaffold:
         """Invite, wait for all, move by the mean over those who answered, and c by their share in all clients."""
         n, k = len(self.stack), self.local_steps
         everybody = self._everybody(cohort) if state.everybody is None else state.everybody
-        batches, gradient = range(state.round * k, (state.round + 1) * k), self.variate == "gradient"
+        batches, gradient = range(state.round * k, (state.round + 1) * k), self.control == "gradient"
         # Besides its own variate a client holds the correction, and the mean gradient while that grows.
         held = state.w.nbytes * (2 if gradient else 1)
         requests = [
