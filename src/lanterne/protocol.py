@@ -78,6 +78,8 @@ class Request:
         passes: the work, symbolically, as often as it is done.
         deadline: seconds after dispatch at which the device stops and sends what it has. A server has none.
         stop: what has to happen by the deadline: the reply's arrival, or only the end of the computation.
+        indivisible: so many units in a row count only together (those of a local step, say): a device that its deadline
+            cuts off among them has done none of them. 1 is every unit by itself.
         silent: its reply is never asked for: it only changes the state of its address. A `Gather` without `of` does not
             wait for it, and it is cancelled with the requests that it prepares.
         optimiser: bytes of what the optimiser holds during the work and not between requests (a velocity, say).
@@ -92,6 +94,7 @@ class Request:
     passes: Sequence[Pass] = ()
     deadline: float = math.inf
     stop: Literal["arrive", "compute"] = "arrive"
+    indivisible: int = 1
     silent: bool = False
     optimiser: int = 0
     note: Any = None
@@ -261,6 +264,10 @@ class Cohort(Protocol):
     @property
     def round(self) -> int:
         """Server versions so far: 0 at the first call of `round`."""
+
+    @property
+    def population(self) -> int:
+        """How many clients there are, whether they can be reached now or not."""
 
     @property
     def key(self) -> int:

@@ -25,6 +25,21 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "drop, code": lambda s: ALGORITHMS["drop"](stack=s, lr=0.3, deadline=0.06, rule="code"),
     "fedbuff": lambda s: ALGORITHMS["fedbuff"](stack=s, lr=0.3, buffer=2),
     "fedbuff, two at work": lambda s: ALGORITHMS["fedbuff"](stack=s, lr=0.3, buffer=3, cohort=2, max_staleness=1),
+    "fedprox": lambda s: ALGORITHMS["fedprox"](stack=s, lr=0.3, mu=0.5, local_steps=3, momentum=0.5),
+    "fedprox, deadline": lambda s: ALGORITHMS["fedprox"](
+        stack=s, lr=0.3, mu=0.5, local_steps=3, momentum=0.5, keep_momentum=True, deadline=0.025
+    ),
+    "fednova": lambda s: ALGORITHMS["fednova"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
+    "fednova, deadline": lambda s: ALGORITHMS["fednova"](stack=s, lr=0.3, local_steps=3, deadline=0.025),
+    "fednova, by samples": lambda s: ALGORITHMS["fednova"](stack=s, lr=0.3, samples_per_step=3.0, momentum=0.5),
+    "scaffold": lambda s: ALGORITHMS["scaffold"](stack=s, lr=0.3, local_steps=2),
+    "scaffold, gradient": lambda s: ALGORITHMS["scaffold"](
+        stack=s, lr=0.3, local_steps=2, control="gradient", cohort=3
+    ),
+    "fedopt, momentum": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="momentum", cohort=4),
+    "fedopt, adagrad": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="adagrad", momentum=0.5),
+    "fedopt, adam": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="adam"),
+    "fedopt, yogi": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="yogi", keep_momentum=True, momentum=0.5),
     "salf without a deadline": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3),
     "salf": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02),
     "salf, cond, momentum kept": lambda s: ALGORITHMS["salf"](
@@ -33,11 +48,19 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "salf, code": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02, rule="code", upload="after"),
     "salf, ht, empirical": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02, rule="ht", p="empirical"),
 }
-# Rules that divide by all, or correct for empty rounds, on purpose.
-PER_CLIENT = {"drop, code", "salf", "salf, code", "salf, cond, momentum kept", "salf, ht, empirical"}
+# Rules that divide by all, or correct for empty rounds, on purpose; clients that do not take equally many steps.
+PER_CLIENT = {"fedprox, deadline", "fednova, deadline", "fednova, by samples"} | {
+    "drop, code",
+    "salf",
+    "salf, code",
+    "salf, cond, momentum kept",
+    "salf, ht, empirical",
+}
 # Methods whose result depends on who is quick, or that a tiny deadline cuts off: not to be compared with the real
 # clock.
 QUICK = {
+    "fedprox, deadline",
+    "fednova, deadline",
     "drop",
     "drop, code",
     "fedbuff",

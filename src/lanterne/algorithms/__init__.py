@@ -5,13 +5,31 @@ from typing import Any
 from lanterne.algorithms.drop import Drop
 from lanterne.algorithms.fedavg import FedAvg
 from lanterne.algorithms.fedbuff import FedBuff
+from lanterne.algorithms.fednova import FedNova
+from lanterne.algorithms.fedopt import FedOpt
+from lanterne.algorithms.fedprox import FedProx
 from lanterne.algorithms.salf import Salf
+from lanterne.algorithms.scaffold import Scaffold
 
 ALGORITHMS: dict[str, type[Any]] = {
     "fedavg": FedAvg,
     "drop": Drop,
+    "fedprox": FedProx,
+    "fednova": FedNova,
+    "scaffold": Scaffold,
+    "fedopt": FedOpt,
     "fedbuff": FedBuff,
     "salf": Salf,
 }
 
-__all__ = ["ALGORITHMS", "Drop", "FedAvg", "FedBuff", "Salf"]
+__all__ = [
+    "ALGORITHMS",
+    "Drop",
+    "FedAvg",
+    "FedBuff",
+    "FedNova",
+    "FedOpt",
+    "FedProx",
+    "Salf",
+    "Scaffold",
+]

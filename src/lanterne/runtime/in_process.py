@@ -79,6 +79,7 @@ class InProcessCohort:
         self._runtime = runtime
         self.round = runtime.rounds
         self.key = fold(runtime.seed, "cohort", runtime.rounds)
+        self.population = len(runtime.streams)
         self.clients: Sequence[int] = [c for c in range(len(runtime.streams)) if c not in runtime.gone]
 
     def sample(self, n: int | None, key: int) -> tuple[int, ...]:
