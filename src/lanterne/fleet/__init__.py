@@ -1,5 +1,6 @@
 """Devices and time: numbers only, no tensors."""
 
+from lanterne.fleet.adel import adel_deadlines, empty_layers, round_weights
 from lanterne.fleet.device import Device, Draw, Pace, Work
 from lanterne.fleet.fleet import Classes, Fleet, Server
 from lanterne.fleet.pace import ExponentialLayers, Loaded, Slower, SometimesSlower, UniformDepth
@@ -23,8 +24,11 @@ __all__ = [
     "Timing",
     "UniformDepth",
     "Work",
+    "adel_deadlines",
+    "empty_layers",
     "preset",
     "reach",
     "read_table",
+    "round_weights",
     "timing",
 ]
