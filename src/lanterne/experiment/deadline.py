@@ -14,7 +14,19 @@ from torch import Tensor
 from lanterne.data import Streams
 from lanterne.errors import ConfigError, FleetError
 from lanterne.experiment.config import Config, quantile
-from lanterne.fleet import Draw, Fleet, Job, SometimesSlower, UniformDepth, reach, timing
+from lanterne.experiment.parameters import adel_budget
+from lanterne.fleet import (
+    Draw,
+    Fleet,
+    Job,
+    SometimesSlower,
+    UniformDepth,
+    adel_deadlines,
+    empty_layers,
+    reach,
+    round_weights,
+    timing,
+)
 from lanterne.fleet.device import Device
 from lanterne.learn import Task
 from lanterne.models import LayerStack
@@ -31,15 +43,16 @@ def resolve_deadline(
     fleet: Fleet,
     streams: Streams,
     w: Tensor,
-) -> float:
+) -> float | tuple[float, ...]:
     """The deadline that a configuration means, and whether anybody can meet it.
 
-    A number is seconds. `q0.5` or `50%` is that quantile of the clients' expected times for a method's whole first
-    request, the largest over the methods. By default it is what the slowest client that is no straggler needs; where
-    the fleet does not say who straggles, those are left out that need more than twice the median.
+    A number is seconds, a list has them for each round. `q0.5` or `50%` is that quantile of the clients' expected times
+    for a method's whole first request, the largest over the methods that have a deadline. `adel:30` shares out 30
+    seconds over the rounds by ADEL-FL's rule. By default it is what the slowest client that is no straggler needs;
+    where the fleet does not say who straggles, those are left out that need more than twice the median.
 
     Args:
-        config: for the deadline and the batch.
+        config: for the deadline and the rounds.
         algorithms: the competitors, as they are without a deadline.
         stack: the model.
         fleet: of the first seed.
@@ -52,18 +65,41 @@ def resolve_deadline(
     """
     asked = config.training.deadline
     with_deadline = {label: a for label, a in algorithms.items() if hasattr(a, "deadline")}
-    jobs = {label: first_jobs(a, stack, fleet, streams, w) for label, a in algorithms.items()}
-    if isinstance(asked, int | float):
-        deadline = float(asked)
+    # How long a method works that has no deadline must not lengthen that of the others.
+    jobs = {label: first_jobs(a, stack, fleet, streams, w) for label, a in (with_deadline or algorithms).items()}
+    deadline: float | tuple[float, ...]
+    if isinstance(asked, int | float | tuple):
+        deadline = asked
+    elif isinstance(asked, str) and (budget := adel_budget(asked)) is not None:
+        cut_off = {n: replace(a, deadline=budget) for n, a in with_deadline.items()} or algorithms  # type: ignore[type-var]
+        deadline = _adel(budget, config.rounds, cut_off, stack, fleet, streams, w)
     elif isinstance(asked, str):
         q = quantile(asked)
         deadline = max(float(np.quantile(_times(job, fleet), q, method="higher")) for job in jobs.values())
     else:
         deadline = max(_without_stragglers(job, fleet) for job in jobs.values())
     for label, algorithm in with_deadline.items():
-        own = replace(algorithm, deadline=deadline) if math.isinf(algorithm.deadline) else algorithm  # type: ignore[type-var]
+        own = replace(algorithm, deadline=deadline) if algorithm.deadline == math.inf else algorithm  # type: ignore[type-var]
         _check_reachable(label, own, jobs[label], fleet, stack, streams, w)
     return deadline
+
+
+def _adel(
+    budget: float,
+    rounds: int,
+    algorithms: Mapping[str, Algorithm[Any]],
+    stack: LayerStack,
+    fleet: Fleet,
+    streams: Streams,
+    w: Tensor,
+) -> tuple[float, ...]:
+    """ADEL-FL's deadlines for the first method that sends the layers it reached; else for the first method."""
+    jobs = {label: first_jobs(a, stack, fleet, streams, w) for label, a in algorithms.items()}
+    label = next((label for label, job in jobs.items() if math.isfinite(job.deadline)), next(iter(jobs)))
+    lr, cohort = getattr(algorithms[label], "lr", None), getattr(algorithms[label], "cohort", None)
+    # Without a step size all rounds weigh the same.
+    weights = round_weights([lr] * rounds) if lr else np.ones(rounds)
+    return adel_deadlines(empty_layers(fleet, jobs[label], len(stack), cohort), weights, budget)
 
 
 def first_jobs(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, streams: Streams, w: Tensor) -> Job:
@@ -137,7 +173,8 @@ def _check_reachable(
     label: str, algorithm: Algorithm[Any], job: Job, fleet: Fleet, stack: LayerStack, streams: Streams, w: Tensor
 ) -> None:
     """Refuse a deadline that nobody can meet, with the one that somebody can."""
-    deadline: float = algorithm.deadline  # type: ignore[attr-defined]
+    given: float | tuple[float, ...] = algorithm.deadline  # type: ignore[attr-defined]
+    deadline = max(given) if isinstance(given, tuple) else given
     request, _ = _first_request(algorithm, stack, fleet, streams, w)
     partial = math.isfinite(request.deadline)
     first = next((i for i, backward in enumerate(job.work.backward) if backward), 0) if partial else len(job.work) - 1
