@@ -150,6 +150,26 @@ def test_the_proximal_term_draws_back_from_the_second_step_on() -> None:
         assert near < far if steps > 1 else near == pytest.approx(far, abs=1e-14)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_momentum_acts_on_the_proximal_term_too(keep: bool) -> None:
+    problem, fleet, view = tiny_problem(1), Fleet([Device(flops=1e5)]), full(tiny_mlp())
+    options: dict[str, Any] = {"alpha": 1.0, "proximal": 0.4, "momentum": 0.5, "keep_momentum": keep}
+    found, simulator = simulate(lambda s: FedAsync(stack=s, lr=0.3, local_steps=3, **options), problem, fleet, 2)
+    start = w = problem.w
+    m = torch.zeros_like(w)
+    for step in range(6):
+        if step == 3:
+            start, m = w, m if keep else torch.zeros_like(m)
+        rows = torch.from_numpy(problem.streams.rows(0, range(step, step + 1)))[0]
+        m = 0.5 * m + problem.task.gradient(view, w, problem.data.x[rows], problem.data.y[rows]) + 0.4 * (w - start)
+        w = w - 0.3 * m
+    assert torch.allclose(found, w, rtol=0, atol=1e-13)
+    # Parameters, gradients, the model that is drawn back to, and the velocity, be it the optimiser's or the client's.
+    assert simulator.ledger.accounts[0].static == 4 * 8 * problem.stack.size
+    _, plain = simulate(lambda s: FedAsync(stack=s, proximal=0.0), problem, fleet, 1)
+    assert plain.ledger.accounts[0].static == 2 * 8 * problem.stack.size
+
+
 def test_so_many_are_at_work_as_was_asked_for() -> None:
     for cohort, expected in ((None, 6), (1, 1), (4, 4), (9, 6)):
         make = lambda s, n=cohort: FedAsync(stack=s, cohort=n)  # noqa: E731

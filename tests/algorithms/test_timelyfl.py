@@ -227,12 +227,47 @@ def test_a_probe_finds_what_is_known_of_a_steady_device() -> None:
             return super().fit(estimates, seconds)
 
     for estimate in ("known", "probe"):
-        simulate(lambda s, e=estimate: Told(stack=s, estimate=e, local_steps=2), problem, steady, 1)
+        simulate(lambda s, e=estimate: Told(stack=s, estimate=e, local_steps=2), problem, steady, 3)
     for c, device in enumerate(steady.devices):
         download = 8 * problem.stack.size / device.down  # a probed client has the model already
         assert seen["probe"][c].link == pytest.approx(seen["known"][c].link - download, rel=1e-9)
         compute = [seen[e][c].total - seen[e][c].link for e in ("known", "probe")]
         assert compute[1] == pytest.approx(compute[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("estimate", ["known", "probe"])
+def test_a_part_takes_the_seconds_that_it_was_estimated_to_take(estimate: Any) -> None:
+    problem, expected = tiny_problem(), {}
+    devices = [Device(1e5 / (c + 1), down=1e5 / (c + 1), up=1e6, latency=1e-3, pace=Slower(1.0 + c)) for c in range(6)]
+
+    class Told(TimelyFL):
+        def fit(self, estimates: Any, seconds: Any) -> Any:
+            interval, work = super().fit(estimates, seconds)
+            expected.update({(c, w.depth): seconds(c, w.depth) for c, w in work.items() if w.epochs == 1})
+            return interval, work
+
+    make = lambda s: Told(stack=s, estimate=estimate, local_steps=2, target=0.7)  # noqa: E731
+    _, simulator = simulate(make, problem, Fleet(devices), 1)
+    found = {}
+    for r in simulator.timeline:
+        if r["handler"] == "train" and r["outcome"] == "complete" and r["of"] <= 2 * 2 * LAYERS:
+            found[r["client"], r["of"] // 2 - LAYERS] = r["arrived"] - r["sent"]
+    assert len({depth for _, depth in found}) > 1
+    assert {key: expected[key] for key in found} == pytest.approx(found, rel=1e-9)
+
+
+def test_a_velocity_costs_memory_of_the_layers_that_are_trained() -> None:
+    problem, static = tiny_problem(), {}
+    for momentum in (0.0, 0.5):
+        make = lambda s, m=momentum: TimelyFL(stack=s, momentum=m)  # noqa: E731
+        _, simulator = simulate(make, problem, FLEET, 1)
+        static[momentum] = {c: a.static for c, a in simulator.ledger.accounts.items()}
+        depths = {r["client"]: r["of"] - LAYERS for r in simulator.timeline if r["of"] <= 2 * LAYERS}
+    assert set(depths.values()) == {1, 2, 3}
+    edges = problem.stack.edges
+    for c, depth in depths.items():
+        assert static[0.5][c] - static[0.0][c] == 8 * (edges[-1] - edges[LAYERS - depth])
+        assert static[0.0][c] == 8 * (edges[-1] + edges[-1] - edges[LAYERS - depth])
 
 
 def test_a_probe_sees_this_rounds_load_and_what_is_known_is_the_mean() -> None:

@@ -180,9 +180,32 @@ def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not() -> None:
     chances = empty_layers(fleet, JOB, LAYERS)
     with pytest.raises(FleetError, match=r"leaves 2.9 s for each of 10 rounds.*Give at least (\S+) s") as caught:
         adel_deadlines(chances, np.ones(10), 29.0)
-    enough = float(str(caught.value).split("at least ")[1].split(" s")[0])
+    enough = enough_for(chances, np.ones(10))
+    assert f"at least {enough:.3g} s" in str(caught.value)
     assert 30 <= enough < 32
     assert min(adel_deadlines(chances, np.ones(10), enough)) >= 3.0
+
+
+def test_more_than_enough_is_enough() -> None:
+    chances, weights = empty_layers(Fleet([Device(flops=4.0), Device(flops=1.0)]), JOB, LAYERS), np.ones(10)
+    refused = []
+    for budget in np.linspace(30.0, enough_for(chances, weights), 60):
+        try:
+            assert 30 <= sum(adel_deadlines(chances, weights, budget)) <= budget * (1 + 1e-9)
+            refused.append(False)
+        except FleetError:
+            refused.append(True)
+    assert refused == sorted(refused, reverse=True)
+    assert not refused[-1]
+    exact = empty_layers(Fleet([Device(flops=3.0)]), JOB, LAYERS)
+    assert adel_deadlines(exact, weights, 40.0) == (4.0,) * 10  # 4 s are tried, and a finer table must keep them
+
+
+def enough_for(chances: Any, weights: Floats) -> float:
+    """What the error says is enough."""
+    with pytest.raises(FleetError, match="Give at least") as caught:
+        adel_deadlines(chances, weights, 1e-3)
+    return float(str(caught.value).split("at least ")[1].split(" s")[0])
 
 
 def test_a_fleet_that_never_answers_is_refused() -> None:

@@ -125,13 +125,15 @@ class FedAsync:
         if free is not None:
             idle = sorted(idle[i] for i in generator(key, "order").permutation(len(idle))[:free])
         n, k = len(self.stack), self.local_steps
-        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        copies = bool(self.proximal) + (self.momentum > 0 and not self.keep_momentum)  # the anchor, and a velocity
         requests = []
         for client in idle:
             first = steps.get(client, 0)
             steps[client] = first + k
             batches = range(first, first + k)
-            requests.append(training(client, {"w": state.w}, batches, n, optimiser=velocity, note=state.version))
+            requests.append(
+                training(client, {"w": state.w}, batches, n, optimiser=copies * state.w.nbytes, note=state.version)
+            )
         yield Dispatch(requests)
         return replace(state, busy=tuple(sorted(busy.union(idle))), steps=steps)
 
