@@ -116,6 +116,7 @@ class Reply:
             came back, and nothing will).
         arrays: what was sent; empty unless complete or partial.
         error: what a device said that refused or failed.
+        seconds: from its dispatch until it was settled.
     """
 
     request: Request
@@ -123,6 +124,7 @@ class Reply:
     outcome: Outcome
     arrays: Arrays
     error: str | None = None
+    seconds: float = math.nan
 
     @property
     def usable(self) -> bool:

@@ -32,6 +32,7 @@ CONFIG: dict[str, Any] = {
         "fedbuff": {"buffer": 2, "keep_momentum": True},
         "scaffold": {},
         "fedopt": {"server": "yogi"},
+        "fedasync": {"keep_momentum": True},
     },
 }
 
@@ -74,7 +75,7 @@ def test_killed_anywhere_and_resumed_is_the_same(whole: tuple[dict[str, Any], Pa
     config, expected = whole
     out = tmp_path / "run"
     chance = uniform(7, "kill", config["runtime"]["executor"], n)
-    at = 2 + int(chance * 120) if n % 2 else -1 - int(chance * 1500)
+    at = 2 + int(chance * 100) if n % 2 else -1 - int(chance * 1500)
     command = [sys.executable, "-c", MURDER, str(out), json.dumps(config)]
     first = subprocess.run([*command, str(at)], capture_output=True, check=False, text=True)
     assert first.returncode in ((-signal.SIGKILL,) if n % 2 else (-signal.SIGALRM, 0)), first.stderr

@@ -264,7 +264,8 @@ class InProcess:
         for f in taken:
             f.claimed = True
         return [
-            Reply(f.request, f.at, f.outcome or "lost", f.value, f.error) for f in sorted(taken, key=lambda f: f.seq)
+            Reply(f.request, f.at, f.outcome or "lost", f.value, f.error, f.at - (f.sent - self.started))
+            for f in sorted(taken, key=lambda f: f.seq)
         ]
 
     # ------------------------------------------------------------------ an address's thread
