@@ -62,6 +62,7 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "timelyfl, probe": lambda s: ALGORITHMS["timelyfl"](stack=s, lr=0.3, local_steps=2, estimate="probe"),
     "salf without a deadline": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3),
     "salf": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02),
+    "salf, three steps": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02, local_steps=3),
     "salf, cond, momentum kept": lambda s: ALGORITHMS["salf"](
         stack=s, lr=0.3, deadline=0.05, rule="cond", local_steps=3, momentum=0.5, keep_momentum=True, by_steps=True
     ),
@@ -77,6 +78,7 @@ PER_CLIENT = {
     "fednova, by samples",
     "drop, code",
     "salf",
+    "salf, three steps",
     "salf, code",
     "salf, cond, momentum kept",
     "salf, ht, empirical",
@@ -104,6 +106,7 @@ QUICK = {
     "salf, a deadline for each round",
     "drop, a deadline for each round",
     "salf",
+    "salf, three steps",
     "salf, cond, momentum kept",
     "salf, code",
     "salf, ht, empirical",

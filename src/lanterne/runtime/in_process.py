@@ -31,11 +31,10 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
-    check_gather,
-    check_request,
     drive,
 )
 from lanterne.rng import fold
+from lanterne.runtime.checks import check_gather, check_request
 from lanterne.runtime.cohort import sample
 from lanterne.runtime.job import Job
 from lanterne.runtime.loop import Loop

@@ -26,11 +26,10 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
-    check_gather,
-    check_request,
     drive,
 )
 from lanterne.runtime.call import Call
+from lanterne.runtime.checks import check_gather, check_request
 from lanterne.runtime.clock import VirtualClock
 from lanterne.runtime.cohort import SimulatedCohort
 from lanterne.runtime.job import Executor
