@@ -28,7 +28,7 @@ from lanterne.experiment.tables import SHORTHANDS, with_overrides
         ("data.lr=8", "Did you mean training.lr?"),
         # near to nothing
         ("xyzzy=1", "Choose from: algorithms, data, evaluate_every"),
-        ("data.xyzzy=1", "Choose from: batch, clients, image"),
+        ("data.xyzzy=1", "Choose from: augment, batch, clients, image"),
     ],
 )
 def test_a_misspelt_key_is_answered_with_the_right_one(setting: str, answer: str) -> None:
