@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.special import gammaincc
 
 from lanterne.report import style
@@ -96,6 +97,9 @@ def picture(rows: Rows, path: Path) -> Path:
             axes.plot(rounds, guide, color=style.QUIET, linestyle=":", linewidth=1.2)
             axes.set_xscale("log")
             axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
             axes.set_title(f"{clock}, T / m = {deadline:g}\n{batches} batches", fontsize=9)
             axes.set_xlabel("rounds")
             axes.tick_params(labelleft=first is None)
