@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms.overheard import alike
+from algorithms.overheard import alike, overhear
 from lanterne.algorithms import FedAvg, FedBuff
 from lanterne.fleet import Device, Fleet
 from lanterne.learn import local_sgd
@@ -106,3 +106,14 @@ def test_19_fedbuff_is_the_event_loop(knobs: Knobs) -> None:
     for name, ignored in {"server_lr": 1.0, "bound": None, "exponent": 0.0, "normalise": "buffer"}.items():
         other, _ = event_loop(problem, durations, versions, knobs._replace(**{name: ignored}))
         assert alike(found, other) == (getattr(knobs, name) == ignored), name
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_client_goes_on_in_its_stream_where_it_stopped(steps: int) -> None:
+    heard, _ = overhear(lambda s: FedBuff(stack=s, buffer=2, local_steps=steps), tiny_problem(), uneven_fleet(), 6)
+    spans: dict[Any, list[int]] = {}
+    for request in (q for r in heard for q in r.requests):
+        assert len(request.batches) == steps
+        spans.setdefault(request.to, []).extend(request.batches)
+    assert max(map(len, spans.values())) > steps
+    assert all(span == list(range(len(span))) for span in spans.values())

@@ -61,9 +61,12 @@ def test_what_is_listed_of_an_algorithm_can_be_set(lanterne_command: Command, na
 def test_what_is_listed_of_a_fleet_can_be_set(lanterne_command: Command, name: str) -> None:
     (entry,) = listed(lanterne_command, "fleets", name)["fleets"]
     given = {each["name"]: each["default"] for each in entry["parameters"]}
-    assert "flops" in given
+    assert {"memory", "latency", "dropout"} <= set(given)
+    if "capacity" in given:  # whether the file exists is not looked at
+        given["capacity"] = "client_device_capacity"
     parse_config({"algorithms": ["salf"], "fleet": {"kind": name, **given}})
-    assert "flops" in lanterne_command("list", "fleets", name).out
+    text = lanterne_command("list", "fleets", name).out
+    assert all(key in text for key in given)
 
 
 def test_what_is_listed_of_a_model_can_be_set(lanterne_command: Command) -> None:
@@ -84,7 +87,7 @@ def test_what_is_listed_of_data_and_partitions_exists(lanterne_command: Command)
     bundled = [entry["name"] for entry in found["data"] if not entry["name"].startswith("<")]
     assert all(len(load(name.replace("ALPHA,BETA", "1,1"))) for name in bundled)
     for entry in found["partitions"]:
-        spec = entry["name"].replace("ALPHA", "0.5").replace("N", "2")
+        spec = entry["name"].replace("ALPHA", "0.5").replace("N", "2").replace("@S", "@4")
         rows = partition(spec, np.arange(400) % 4, 4, seed=1, owner=np.arange(400) % 4)
         assert sum(map(len, rows)) == 400
 

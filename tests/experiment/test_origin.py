@@ -265,9 +265,12 @@ def test_objects_and_bundled_data_have_no_files(tmp_path: Path) -> None:
 
 def test_a_run_without_its_origin_is_refused(begun: Path) -> None:
     out = begun / "runs" / "mine"
-    (out / "origin.json").write_text('{"directory": ')
-    with pytest.raises(ConfigError, match=r"origin\.json is damaged.*begin anew: lanterne run .*config\.toml --out"):
-        resume_experiment(out)
+    for damaged in ('{"directory": ', "{}", "[]", "7"):
+        (out / "origin.json").write_text(damaged)
+        with pytest.raises(
+            ConfigError, match=r"origin\.json is damaged.*begin anew: lanterne run .*config\.toml --out"
+        ):
+            resume_experiment(out)
     (out / "origin.json").unlink()
     with pytest.raises(ConfigError, match=r"holds no run: there is no origin\.json in it"):
         resume_experiment(out)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import gamma, kstest, poisson
+from scipy.stats import gamma, kstest, poisson, truncnorm
 
 from fleet.jobs import CONSTANT, PACES, steps, upload
 from lanterne.fleet import (
@@ -15,6 +15,7 @@ from lanterne.fleet import (
     ExponentialLayers,
     Job,
     Loaded,
+    NormalTime,
     Pace,
     Slower,
     SometimesSlower,
@@ -97,6 +98,18 @@ def test_a_load_leaves_a_share_that_is_uniform() -> None:
     shares = [whole / d.whole(work, Draw(0, 1, r, 0)) for r in range(1000)]
     assert kstest(shares, "uniform", args=(0.25, 0.75)).pvalue > 1e-4
     assert kstest(shares, "uniform", args=(0.2, 0.8)).pvalue < 1e-4
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.8])
+def test_a_normal_time_is_drawn_again_while_it_is_negative(spread: float) -> None:
+    d, work = device(NormalTime(spread)), steps(2)
+    whole = float(device(None).steady(work)[-1])
+    factors = [d.whole(work, Draw(0, 1, r, 0)) / whole for r in range(2000)]
+    assert kstest(factors, truncnorm(-1 / spread, math.inf, 1.0, spread).cdf).pvalue > 1e-4
+    assert kstest(factors, truncnorm(-1 / spread, math.inf, 1.0, 1.4 * spread).cdf).pvalue < 1e-4
+    assert d.expected(work) / whole == pytest.approx(truncnorm(-1 / spread, math.inf, 1.0, spread).mean())
+    again = [d.whole(work, Draw(0, 1, 7, nth)) for nth in range(5)]
+    assert len(set(again)) == 1  # of a round, not of a request
 
 
 @pytest.mark.parametrize(("mean", "seconds"), [(0.4, 1.0), (1.0, 2.5), (2.0, 0.3)])

@@ -143,6 +143,7 @@ def test_cells_of_other_kinds_are_refused(columns: dict[str, list[Any]], message
         ("flop\n1\n", "has a column 'flop' that no device has. Did you mean 'flops'"),
         ("flops,colour\n1,red\n", "has a column 'colour' that no device has. Choose from: available, down"),
         ("flops,flops\n1,2\n", "has two columns 'flops'"),
+        ("flops,class\n1,a\n", "has a column 'class' that no device has. Did you mean 'tier'"),
         ("flops,pace\n1,2\n", "has a column 'pace' that no device has"),
         ("up\n1\n", "has no column 'flops', so no device's speed is known. Add it, in FLOP/s"),
         ("flops,up\n1,2,3\n", "cannot be read as a table of devices"),

@@ -41,6 +41,7 @@ class Lab:
             "look": self.look,
             "scale": self.scale,
             "put": self.put,
+            "clear": self.clear,
         }
 
     def echo(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
@@ -55,6 +56,9 @@ class Lab:
 
     def put(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         return {"n": inbox["w"].sum() + state.get("n", torch.zeros((), dtype=torch.float64))}, {}
+
+    def clear(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
+        return {}, {}
 
     def look(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
         return state, {"out": inbox["w"] * inbox["w"].sum().item()}

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from lanterne.algorithms import FedAvg, Salf
+from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
 from lanterne.errors import ProtocolError
 from lanterne.fleet import Device, Fleet, Server
-from lanterne.protocol import Deadline, Dispatch, First, Gather, Pass, Request, exchange
+from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Pass, Request, exchange
+from lanterne.runtime import restore, snapshot
 from lanterne.runtime.ledger import Ledger
 from lanterne.testing import simulate, tiny_problem, uneven_fleet
-from runtime.laboratory import FLEET, METHODS, W, ask, laboratory
+from runtime.laboratory import FLEET, METHODS, Lab, W, ask, laboratory, simulator_of
 from runtime.toys import ToySplit
 
 WORK = [Pass("forward", 0, 3), Pass("backward", 0, 3)]
@@ -132,6 +133,58 @@ def test_a_device_that_never_received_the_model_sends_nothing() -> None:
     assert account.down == problem.w.nbytes // 10
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_that_fails_has_done_all_of_its_work(seed: int) -> None:
+    """Also where a difference of two sums of times misses its end by a rounding."""
+    fleet = replace(uneven_fleet(failure=1.0), seed=seed)
+    fleet = replace(fleet, devices=[replace(d, latency=0.0) for d in fleet.devices])
+    _, simulator = simulate(METHODS["fedavg"], tiny_problem(), fleet, 8)
+    assert {r["outcome"] for r in simulator.timeline} == {"failed"}
+    assert {r["units"] for r in simulator.timeline} == {12}
+    assert simulator.ledger.total.flops == simulator.ledger.total.flops_wasted
+
+
+@pytest.mark.parametrize("name", ["fedavg", "salf", "fedbuff", "split"])
+@pytest.mark.parametrize("storm", [{"dropout": 0.4}, {"failure": 0.4}, {"memory": 100.0}])
+def test_the_timeline_and_the_ledger_agree_on_who_was_busy(name: str, storm: dict[str, float]) -> None:
+    """Of a device that went away, the timeline tells when it stopped and when that was noticed."""
+    fleet = replace(uneven_fleet(**storm), detection=0.05)
+    _, simulator = simulate(METHODS[name], tiny_problem(), fleet, 4)
+    for client in range(6):
+        records = [r for r in simulator.timeline if r["client"] == client]
+        for r in records:
+            assert r["start"] <= r["downloaded"] <= r["computed"] <= r["stopped"] <= r["arrived"]
+        busy = sum(r["stopped"] - r["start"] for r in records)
+        assert busy == pytest.approx(simulator.ledger[client].busy if records else 0.0, rel=1e-9)
+
+
+def test_latency_is_no_time_in_which_bytes_travel() -> None:
+    """Of a second of latency and a second of download, a quarter of the bytes is there after a second and a quarter."""
+    fleet = Fleet([Device(latency=1.0, down=float(BYTES), up=float(BYTES))])
+
+    def script(until: float) -> Any:
+        def run(state: Any, cohort: Any) -> Any:
+            yield Dispatch([ask(0)])
+            yield Gather(Deadline(until), late="cancel")
+            return state
+
+        return run
+
+    moved = [(a.down, a.up) for t in (0.5, 1.25, 2.5, 3.75) if (a := laboratory(script(t), fleet).ledger.total)]
+    assert moved == [(0, 0), (BYTES // 4, 0), (BYTES, 0), (BYTES, 3 * BYTES // 4)]
+
+
+def test_a_unit_that_ends_in_the_very_moment_is_done() -> None:
+    fleet = Fleet([Device(flops=float(units_of(laboratory(lambda s, c: (yield Gather()) or s, FLEET))[2]))])
+
+    def script(state: Any, cohort: Any) -> Any:
+        yield Dispatch([ask(0, passes=WORK)])
+        yield Gather(Deadline(1.0), late="cancel")
+        return state
+
+    assert laboratory(script, fleet).timeline[0]["units"] == 2
+
+
 # ------------------------------------------------------------------------------------------------ who pays
 def test_a_servers_work_is_in_its_own_account() -> None:
     fleet = replace(uneven_fleet(), server=Server(flops=1e6))
@@ -181,14 +234,30 @@ def test_a_device_with_a_byte_too_little_refuses_and_one_with_just_enough_does_n
     assert not little.ledger[0].bytes
 
 
+@pytest.mark.parametrize("method", [FedAvg, Drop, FedBuff, Salf])
 @pytest.mark.parametrize(("momentum", "kept", "vectors"), [(0.0, False, 2), (0.5, False, 3), (0.5, True, 3)])
-def test_a_velocity_is_in_static_memory_wherever_it_lives(momentum: float, kept: bool, vectors: int) -> None:
+def test_a_velocity_is_in_static_memory_wherever_it_lives(
+    method: Any, momentum: float, kept: bool, vectors: int
+) -> None:
     problem = tiny_problem()
     for rounds in (1, 2):
         _, simulator = simulate(
-            lambda s: FedAvg(stack=s, momentum=momentum, keep_momentum=kept), problem, uneven_fleet(), rounds
+            lambda s: method(stack=s, momentum=momentum, keep_momentum=kept), problem, uneven_fleet(), rounds
         )
         assert simulator.ledger.total.static == vectors * problem.w.nbytes
+
+
+def test_a_state_that_is_given_up_was_held_until_then() -> None:
+    def script(state: Any, cohort: Any) -> Any:
+        yield from exchange([Request(0, "put", {"w": W})])
+        yield from exchange([Request(0, "clear")])
+        return state
+
+    simulator = laboratory(script, FLEET)
+    assert not simulator.numerics.states[0]
+    assert simulator.ledger[0].static == 8
+    first = laboratory(lambda s, c: (yield from exchange([Request(0, "clear")])) and s, FLEET)
+    assert first.ledger[0].static == 0
 
 
 # ------------------------------------------------------------------------------------------------ other networks
@@ -236,3 +305,45 @@ def test_what_is_computed_ahead_is_bounded_states_included() -> None:
         fleet = Fleet([Device(latency=1.0 + c) for c in range(3)])
         waves[bound] = laboratory(script, fleet, unread_bytes=bound).numerics.waves
     assert waves == {0: 3, 8: 3, 16: 3, 1 << 20: 1}
+
+
+def test_what_is_computed_for_others_only_is_not_counted_as_unread() -> None:
+    """A chain across two rounds: its first reply arrives unread in one, and is taken in during the next."""
+
+    def script(state: Any, cohort: Any) -> Any:
+        yield Gather(All())
+        first = ask(0)
+        yield Dispatch([first, Request(1, "echo", {"w": first["out"]})])
+        yield Gather(Deadline(1.5))
+        return state
+
+    lab = Lab(script)
+    simulator, unread = simulator_of(lab, FLEET), []
+    for _ in range(6):
+        simulator.round(lab, W)
+        unread.append(simulator.numerics.unread)
+    assert max(unread) == min(unread[1:])
+
+
+def test_when_a_device_went_away_is_known_after_a_restart() -> None:
+    fleet = Fleet([Device(down=float(BYTES) / 8, available=((0.0, 1.5), (90.0, 99.0)))], detection=50.0)
+
+    def script(state: Any, cohort: Any) -> Any:
+        if cohort.round == 0:
+            yield Dispatch([ask(0)])
+            yield Gather(Deadline(1.0))
+        else:
+            yield Gather(All())
+        return state
+
+    busy = []
+    for resumed in (False, True):
+        lab = Lab(script)
+        simulator = simulator_of(lab, fleet)
+        simulator.round(lab, W)
+        if resumed:
+            snap, simulator = snapshot(simulator), simulator_of(lab, fleet)
+            restore(simulator, snap)
+        simulator.round(lab, W)
+        busy.append(simulator.ledger[0].busy)
+    assert busy == [1.5, 1.5]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 
+from lanterne.errors import ProtocolError
 from lanterne.fleet import Device, Fleet
 from lanterne.protocol import All, Deadline, Dispatch, First, Gather, Pass, Request, exchange
 from lanterne.runtime import Batched, InProcess, Loop, Simulator, restore, snapshot
@@ -30,15 +31,15 @@ class Patient(Loop):
         return super().one(job)
 
 
-def on_both(script: Callable[[float], Script], rounds: int = 1) -> list[Any]:
-    """The weights that a script ends with, on the virtual clock (a unit is a second) and on the real one."""
+def on_both(script: Callable[[float], Script], rounds: int = 1, gone: frozenset[int] = frozenset()) -> list[Any]:
+    """What a script ends with, on the virtual clock (a unit is a second) and on the real one."""
     problem, found = tiny_problem(5), []
-    slow = replace(FLEET, devices=[Device(latency=(c + 1) / 2) for c in range(5)])
+    slow = replace(FLEET, devices=[Device(latency=(c + 1) / 2, dropout=float(c in gone)) for c in range(5)])
     for real in (False, True):
         lab = Lab(script(Patient.unit if real else 1.0))
         executor = (Patient if real else Loop)(problem.task, problem.data.x, problem.data.y)
         runtime: Any = (
-            InProcess(lab, executor, problem.streams)
+            InProcess(lab, executor, problem.streams, gone=set(gone))
             if real
             # Nothing is computed before it is needed, so that order is not right by accident.
             else Simulator(lab, slow, executor, problem.streams, dtype=torch.float64, unread_bytes=0)
@@ -124,6 +125,86 @@ def test_what_is_in_flight_before_a_cancelled_request_still_comes_before_the_nex
     assert on_both(script, rounds=2) == [[2.0]] * 2
 
 
+def test_what_an_earlier_round_began_goes_on() -> None:
+    """Only what was dispatched in this round for the cancelled request's sake ends with it."""
+
+    def script(unit: float) -> Script:
+        def run(state: Any, cohort: Any) -> Any:
+            if cohort.round == 0:
+                slow = ask(2)
+                yield Dispatch([slow])
+                yield Gather(Deadline(0.2 * unit))
+                return [slow]
+            if cohort.round == 1:
+                taker = Request(0, "echo", {"w": state[0]["out"]})
+                yield Dispatch([taker])
+                yield Gather(Deadline(0.2 * unit), [taker], late="cancel")
+                (reply,) = yield Gather(of=state)
+                return [reply.outcome]
+            return state
+
+        return run
+
+    assert on_both(script, rounds=2) == [["complete"]] * 2
+
+
+def test_a_source_that_others_take_in_goes_on() -> None:
+    def script(unit: float) -> Script:
+        def run(state: Any, cohort: Any) -> Any:
+            source = ask(2)
+            wanted, given_up = (Request(c, "echo", {"w": source["out"]}) for c in (0, 1))
+            yield Dispatch([source, wanted, given_up])
+            yield Gather(Deadline(0.5 * unit), [given_up], late="cancel")
+            (reply,) = yield Gather()
+            return [reply.request is wanted, reply.outcome]
+
+        return run
+
+    assert on_both(script) == [[True, "complete"]] * 2
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_link_that_is_lost_at_once_does_not_let_the_next_overtake(across: bool) -> None:
+    """The state that a request finds is that of all that was dispatched before it, however late that begins."""
+
+    def script(unit: float) -> Script:
+        def run(state: Any, cohort: Any) -> Any:
+            if cohort.round == 0:
+                bad, slow = ask(1), ask(2)
+                yield from exchange([bad])
+                yield Dispatch([slow, Request(0, "put", {"w": slow["out"]}), Request(0, "echo", {"w": bad["out"]})])
+                if across:
+                    return []
+            (reply,) = yield from exchange([Request(0, "count")])
+            return [reply["out"].item()]
+
+        return run
+
+    assert on_both(script, rounds=2 if across else 1, gone=frozenset({1})) == [[101.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (lambda s, c: (yield Dispatch([r := ask(0), r])), "dispatched twice"),
+        (lambda s, c: (yield Gather(of=[ask(0)])), "gathered but never dispatched"),
+        (lambda s, c: (yield Dispatch([Request(0, "echo", {"w": ask(1)["out"]})])), "not dispatched in this round"),
+        (lambda s, c: (yield Dispatch([ask(99)])), "There is no client 99"),
+        (lambda s, c: (yield Dispatch([Request(0, "ecko")])), "There is no handler 'ecko'"),
+        (lambda s, c: (yield Dispatch([Request(("server", 0), "count", deadline=1.0)])), "only devices are cut off"),
+    ],
+)
+def test_both_clocks_refuse_the_same(script: Script, message: str) -> None:
+    problem, lab = tiny_problem(5), Lab(script)
+    executor = Loop(problem.task, problem.data.x, problem.data.y)
+    real = InProcess(lab, executor, problem.streams)
+    for runtime in (simulator_of(lab, FLEET), real):
+        with pytest.raises(ProtocolError, match=message):
+            runtime.round(lab, W)
+    real.close()
+    executor.close()
+
+
 # ------------------------------------------------------------------------------------------------ after a restart
 @pytest.mark.parametrize("resumed", [False, True])
 def test_state_computed_ahead_is_taken_back_after_a_restart(resumed: bool) -> None:
@@ -166,6 +247,35 @@ def _three_rounds(script: Script, resumed: bool, after: int) -> Any:
             restore(other, snapshot(simulator))
             simulator = other
     return state
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_cancelled_call_in_a_queue_does_not_stop_a_restart(resumed: bool) -> None:
+    def script(state: Any, cohort: Any) -> Any:
+        if cohort.round == 0:
+            a, b = (Request(("server", r), "echo", {"w": W + r}, passes=[FORWARD]) for r in (0, 1))
+            yield Dispatch([a, b])
+            yield Gather(Deadline(1e-3), [b], late="cancel")
+            return state
+        replies = yield Gather()
+        return torch.tensor([r["out"][0].item() for r in replies] or state.tolist(), dtype=torch.float64)
+
+    assert _three_rounds(script, resumed, after=1).tolist() == [1.0]
+
+
+def test_what_a_request_is_survives_a_restart() -> None:
+    def script(state: Any, cohort: Any) -> Any:
+        yield Dispatch([ask(3, silent=True, optimiser=5, stop="compute", deadline=90.0)])
+        return state
+
+    lab = Lab(script)
+    simulator, other = simulator_of(lab, FLEET), simulator_of(lab, FLEET)
+    simulator.round(lab, W)
+    restore(other, snapshot(simulator))
+    (before,), (after,) = simulator.calls, other.calls
+    names = [f.name for f in fields(Request) if f.name not in ("arrays", "passes")]
+    assert [getattr(after, n) for n in names] == [getattr(before, n) for n in names]
+    assert after.silent
 
 
 # ------------------------------------------------------------------------------------------------ executors

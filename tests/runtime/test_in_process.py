@@ -64,6 +64,35 @@ def test_salf_really_stops_and_sends_what_it_reached() -> None:
     assert torch.allclose(state.w, expected, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("grace", [5.0, 0.0])
+def test_a_straggler_is_heard_when_its_deadline_is_the_servers(grace: float) -> None:
+    """Both clocks end at the same moment: a device that stops then is heard a unit later, and must not be given up."""
+    problem = tiny_problem(2)
+
+    class Slow(Loop):
+        def one(self, job: Any) -> Any:
+            def allows(clock: Any = job.budget) -> bool:
+                time.sleep(0.15 if job.to else 0.0)
+                return bool(clock.allows())
+
+            return super().one(job._replace(budget=Clock(allows)))
+
+    algorithm = Salf(stack=problem.stack, lr=0.3, deadline=0.75, rule="cond", p="zero", weights="equal")
+    executor = Slow(problem.task, problem.data.x, problem.data.y)
+    runtime = InProcess(algorithm, executor, problem.streams, grace=grace)
+    state = runtime.round(algorithm, algorithm.init(problem.w))
+    runtime.close()
+    executor.close()
+    moved = state.w - problem.w
+    rows = torch.from_numpy(problem.streams.rows(0, range(1)))[0]
+    view = problem.stack.span(0, 3)
+    alone = -0.3 * problem.task.gradient(view, problem.w, problem.data.x[rows], problem.data.y[rows])
+    edges = problem.stack.edges
+    # Client 1 goes forward and gets one block back: the last block is a mean of two, the first is client 0's.
+    assert torch.allclose(moved[: edges[1]], alone[: edges[1]], rtol=0, atol=1e-15)
+    assert torch.allclose(moved[edges[2] :], alone[edges[2] :], rtol=0, atol=1e-9) == (grace == 0.0)
+
+
 def test_asynchronous_methods_run() -> None:
     found = run_in_process(lambda s: FedBuff(stack=s, lr=0.3, buffer=2), tiny_problem(), 5)
     assert bool(torch.isfinite(found).all())

@@ -124,6 +124,7 @@ def _partitions() -> list[Entry]:
         {"name": "square", "summary": "The same with c^2 parts."},
         {"name": "exponential", "summary": "The same with e^c parts."},
         {"name": "natural", "summary": "Each client is one owner of rows, by the data set or a column (data.owner)."},
+        {"name": "iid@S", "summary": "Any of these, cut for S clients; client c holds part c mod S, as in iid@100."},
     ]
 
 

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from lanterne import rng
 from lanterne.data.augment import Augmentation
+from lanterne.data.shared import different
 from lanterne.errors import DataError, ProtocolError
 
 Rows = NDArray[np.int64]
 
 _EPOCHS_KEPT = 2  # a span that crosses the end of an epoch needs two
-_ROWS_KEPT = 1 << 24  # 128 MiB of row numbers over all clients
+_ROWS_KEPT = 1 << 22  # 32 MiB of row numbers over all clients
+_OVERHEAD = 64  # what keeping an epoch takes besides its rows, in rows
 
 
 class Streams:
@@ -61,7 +63,8 @@ class Streams:
         if batch < 1:
             raise DataError(f"A batch of {batch} rows cannot be trained on. Write a batch of 1 or more.")
         # A copy: the stream must not change when the caller's arrays do.
-        self._rows: list[Rows] = [np.array(rows, dtype=np.int64) for rows in partition]
+        self._rows: list[Rows] = [np.array(rows, dtype=np.int64) for rows in different(partition)]
+        self._clients = len(partition)
         for client, rows in enumerate(self._rows):
             if rows.ndim != 1 or not rows.size:
                 raise DataError(
@@ -75,7 +78,7 @@ class Streams:
 
     def __len__(self) -> int:
         """How many clients there are."""
-        return len(self._rows)
+        return self._clients
 
     def samples(self, client: int) -> int:
         """How many rows a client holds.
@@ -122,9 +125,9 @@ class Streams:
         return out.reshape(len(steps), self.batch)
 
     def _own(self, client: int) -> Rows:
-        if not 0 <= client < len(self._rows):
-            raise ProtocolError(f"There is no client {client}: there are {len(self._rows)}, numbered from 0.")
-        return self._rows[client]
+        if not 0 <= client < self._clients:
+            raise ProtocolError(f"There is no client {client}: there are {self._clients}, numbered from 0.")
+        return self._rows[client % len(self._rows)]
 
     def _epoch(self, client: int, epoch: int) -> Rows:
         with self._lock:
@@ -132,7 +135,7 @@ class Streams:
             if epochs is not None and epoch in epochs:
                 self._kept.move_to_end(client)
                 return epochs[epoch]
-        own = self._rows[client]
+        own = self._own(client)
         # Outside the lock: two threads may draw the same permutation, and it is the same.
         order = rng.generator(self.seed, "batches", client, epoch).permutation(own)
         if self.augment is not None:
@@ -148,9 +151,9 @@ class Streams:
             return
         if len(epochs) == _EPOCHS_KEPT:
             del epochs[next(iter(epochs))]
-            self._kept_rows -= order.size
+            self._kept_rows -= order.size + _OVERHEAD
         epochs[epoch] = order
-        self._kept_rows += order.size
+        self._kept_rows += order.size + _OVERHEAD
         while self._kept_rows > _ROWS_KEPT and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
-            self._kept_rows -= sum(each.size for each in dropped.values())
+            self._kept_rows -= sum(each.size + _OVERHEAD for each in dropped.values())

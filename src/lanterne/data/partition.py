@@ -12,6 +12,7 @@ from torch import Tensor
 from lanterne import rng
 from lanterne.data.partitioners import Rows, classes, dirichlet
 from lanterne.data.schemes import SIZES, by_size, iid, natural, shards
+from lanterne.data.shared import Shared
 from lanterne.errors import DataError, nearest
 
 _LARGEST_ALPHA = 1e6  # the shares are equal to a tenth of a percent; far above, their sum overflows
@@ -23,8 +24,8 @@ def partition(
     clients: int,
     seed: int,
     owner: Tensor | NDArray[np.integer[Any]] | Sequence[int] | None = None,
-) -> list[Rows]:
-    """The row numbers of each client; nobody shares a row with another, and nobody is left without.
+) -> Sequence[Rows]:
+    """The row numbers of each client; nobody shares a row with another unless asked to, and nobody is left without.
 
     * `iid`: the rows in random order, cut into parts whose sizes differ by one at most.
     * `dirichlet:ALPHA`: the rows of each class are divided by shares drawn from `Dir(ALPHA, ..., ALPHA)` (Yurochkin et
@@ -41,6 +42,8 @@ def partition(
     * `natural`: each client is one owner and holds all rows that came from it (flwr-datasets' `NaturalIdPartitioner`).
       With fewer clients than owners, the owners are drawn at random, and the rows of the others are left out. All other
       schemes but `classes` use every row.
+    * `...@S`, any of these: cut for S clients, and client `c` holds what falls to number `c mod S`. So a population can
+      be larger than the data set; see `Shared`.
 
     Args:
         spec: one of the above, for instance `"dirichlet:0.3"`.
@@ -67,11 +70,15 @@ def partition(
             f"The labels are {numbers.dtype} of shape {numbers.shape}; a partition needs the class number of each row. "
             "Give integers of shape [rows]."
         )
+    spec, at, parts = spec.partition("@")
+    if at:
+        return Shared(partition(spec, numbers, _parts(spec, parts), seed, owner), clients)
     scheme, argument = _parse(spec)
     if not 1 <= clients <= numbers.size:
         raise DataError(
             f"{clients} clients cannot share {numbers.size} rows so that each holds at least one. "
-            f"Write a number of clients from 1 to {numbers.size}."
+            f"Write a number of clients from 1 to {numbers.size}, or let clients share parts, as in '{spec}@"
+            f"{min(100, max(1, numbers.size))}'."
         )
     key = rng.fold(seed, "partition")
     if scheme == "natural":
@@ -82,7 +89,9 @@ def partition(
     return [np.sort(each) for each in rows]
 
 
-def check_partition(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_rows: int, clients: int) -> list[Rows]:
+def check_partition(
+    rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_rows: int, clients: int
+) -> Sequence[Rows]:
     """A user's own partition, checked: one array per client, no row twice, none that does not exist, nobody empty.
 
     Args:
@@ -100,6 +109,8 @@ def check_partition(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_
         >>> [each.tolist() for each in check_partition([[0, 2], [1]], n_rows=3, clients=2)]
         [[0, 2], [1]]
     """
+    if isinstance(rows, Shared):
+        return Shared(check_partition(rows.parts, n_rows, len(rows.parts)), clients)
     if len(rows) != clients:
         raise DataError(
             f"The partition has {len(rows)} parts, the fleet {clients} clients. "
@@ -139,6 +150,15 @@ def check_partition(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], n_
         holder[numbers] = client
         checked.append(numbers)
     return checked
+
+
+def _parts(spec: str, parts: str) -> int:
+    if not parts.isdecimal() or not int(parts):
+        raise DataError(
+            f"The partition '{spec}@{parts}' needs a whole number of parts behind '@', 1 or more. "
+            f"Write for instance '{spec}@100'."
+        )
+    return int(parts)
 
 
 def _parse(spec: str) -> tuple[str, float]:

@@ -20,6 +20,7 @@ from lanterne.data import (
     Streams,
     augmentation,
     check_partition,
+    different,
     held_out,
     label_shares,
     load,
@@ -153,12 +154,16 @@ class Prepared:
 
     def judge(self, world: World, executor: Loop) -> Judge:
         """What judges a model in this world."""
-        shares = label_shares(world.rows, self.data.y.cpu(), self.data.classes)
-        samples = np.array([len(r) for r in world.rows])
-        tiers = [world.fleet.devices[c].tier for c in range(len(world.fleet))]
-        order = generator(world.streams.seed, "statistics").permutation(np.concatenate(world.rows))
-        held = held_out(world.rows, self.data.owner, self.data.test_owner)
-        return Judge(executor, self.data, shares, samples, tiers, order[:_STATISTICS_ROWS], held)
+        parts = different(world.rows)
+        shares = label_shares(parts, self.data.y.cpu(), self.data.classes)
+        samples = np.array([len(rows) for rows in parts])
+        holdings = {
+            tier: samples * np.bincount(clients % len(parts), minlength=len(parts))
+            for tier, clients in world.fleet.members.items()
+        }
+        order = generator(world.streams.seed, "statistics").permutation(np.concatenate(parts))
+        held = held_out(parts, self.data.owner, self.data.test_owner)
+        return Judge(executor, self.data, shares, self.clients, holdings, order[:_STATISTICS_ROWS], held)
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Prepared:

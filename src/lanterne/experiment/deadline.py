@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch import Tensor
 from lanterne.data import Streams
 from lanterne.errors import ConfigError, FleetError
 from lanterne.experiment.config import Config, quantile
-from lanterne.fleet import Draw, Fleet, Job, SometimesSlower, UniformDepth, reach, timing
-from lanterne.fleet.device import Device
+from lanterne.fleet import Classes, Device, Draw, Fleet, Job, SometimesSlower, UniformDepth, timing
+from lanterne.fleet.population import anybody_reaches, seconds, told_apart
 from lanterne.learn import Task
 from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm, Dispatch, Output, Request
@@ -55,20 +55,21 @@ def resolve_deadline(
         FleetError: for a deadline that nobody can meet.
     """
     asked = config.training.deadline
-    kinds = _Kinds.of(fleet)
-    there = replace(fleet, devices=kinds.everybody_there())
+    devices = told_apart(fleet.devices)
+    # Who is away must not matter to how long the work takes.
+    there = replace(fleet, devices=devices.always_there())
     jobs = {label: first_job(_with_deadline(a), stack, there, streams, w) for label, a in algorithms.items()}
     if isinstance(asked, int | float):
         deadline = float(asked)
     elif isinstance(asked, str):
         q = quantile(asked)
-        deadline = max(float(np.quantile(kinds.expected(job), q, method="higher")) for job in jobs.values())
+        deadline = max(float(np.quantile(_expected(devices, job), q, method="higher")) for job in jobs.values())
     else:
-        deadline = max(kinds.without_stragglers(job) for job in jobs.values())
+        deadline = max(_without_stragglers(devices, fleet.straggler, job) for job in jobs.values())
     for label, algorithm in algorithms.items():
         if hasattr(algorithm, "deadline"):
             own = deadline if math.isinf(algorithm.deadline) else algorithm.deadline
-            _check_reachable(label, jobs[label], own, kinds.devices)
+            _check_reachable(label, jobs[label], own, devices)
     return deadline
 
 
@@ -117,45 +118,18 @@ def _with_deadline(algorithm: Algorithm[Any]) -> Algorithm[Any]:
     return algorithm
 
 
-@dataclass(frozen=True)
-class _Kinds:
-    """A fleet by what is different in it: what many clients share is computed once.
+def _expected(devices: Classes, job: Job) -> NDArray[np.float64]:
+    """Expected seconds of each client for the whole of a job."""
+    return seconds(devices, job, lambda device: expected_seconds(device, job))
 
-    Args:
-        devices: the different ones.
-        which: of them, the one that each client has.
-        straggler: the class of those that straggle.
-    """
 
-    devices: Sequence[Device]
-    which: NDArray[np.int64]
-    straggler: str | None
-
-    @classmethod
-    def of(cls, fleet: Fleet) -> _Kinds:
-        """The kinds of devices of a fleet, told apart by being one object or several."""
-        held = list(fleet.devices)
-        known = {id(device): device for device in held}
-        number = {name: n for n, name in enumerate(known)}
-        return cls(list(known.values()), np.array([number[id(device)] for device in held]), fleet.straggler)
-
-    def everybody_there(self) -> list[Device]:
-        """The device of each client, always available: who is away must not matter to how long the work takes."""
-        always = [d if d.available is None else replace(d, available=None) for d in self.devices]
-        return [always[kind] for kind in self.which]
-
-    def expected(self, job: Job) -> NDArray[np.float64]:
-        """Expected seconds of each client for the whole of a job."""
-        found: NDArray[np.float64] = np.array([expected_seconds(device, job) for device in self.devices])[self.which]
-        return found
-
-    def without_stragglers(self, job: Job) -> float:
-        """Seconds that the slowest client needs that is no straggler; expected ones where all are."""
-        times = np.array([_full_speed(device, job) for device in self.devices])[self.which]
-        slow = np.array([device.tier == self.straggler for device in self.devices])[self.which]
-        if not slow.any():
-            slow = times > 2 * np.median(times)
-        return float(times[~slow].max()) if not slow.all() else float(self.expected(job).max())
+def _without_stragglers(devices: Classes, straggler: str | None, job: Job) -> float:
+    """Seconds that the slowest client needs that is no straggler; expected ones where all are."""
+    times = seconds(devices, job, lambda device: _full_speed(device, job))
+    slow = np.array([device.tier == straggler for device in devices.table])[devices.kinds]
+    if not slow.any():
+        slow = times > 2 * np.median(times)
+    return float(times[~slow].max()) if not slow.all() else float(_expected(devices, job).max())
 
 
 def _full_speed(device: Device, job: Job) -> float:
@@ -171,14 +145,14 @@ def _full_speed(device: Device, job: Job) -> float:
     return timing(steady, job._replace(deadline=math.inf), Draw(0, 0, 0, 0)).arrived
 
 
-def _check_reachable(label: str, job: Job, deadline: float, devices: Sequence[Device]) -> None:
+def _check_reachable(label: str, job: Job, deadline: float, devices: Classes) -> None:
     """Refuse a deadline that nobody can meet, with the one that somebody can."""
     partial = math.isfinite(job.deadline)
     first = next((i for i, backward in enumerate(job.work.backward) if backward), 0) if partial else len(job.work) - 1
     job = job._replace(deadline=deadline)
-    if any(reach(device, job)[first] > 0 for device in devices):
+    if anybody_reaches(devices, job, first):
         return
-    need = min(_full_speed(device, job) for device in devices)
+    need = float(seconds(devices, job, lambda device: _full_speed(device, job)).min())
     what = "reaches a single layer" if partial else "finishes its work"
     raise FleetError(
         f"Nobody {what} by the deadline of {deadline:g} s, so {label!r} would never learn. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +32,19 @@ class Judge:
     Args:
         executor: in whose threads the model runs.
         data: for its test split.
-        shares: `[clients, classes]`, each client's mix of labels.
-        samples: `[clients]`, how many samples each has.
-        tiers: the device class of each client.
+        shares: `[parts, classes]`, the mix of labels of each part of the data; client `c` holds part `c mod parts`.
+        clients: how many there are.
+        holdings: by device class, how many samples of each part its clients have, `[parts]`.
         rows: the training samples from which BatchNorm layers take their statistics.
-        held: `[test rows]`, whose each row of the test split is, -1 nobody's; None where that is not known.
+        held: `[test rows]`, the part whose holders each row of the test split belongs to, -1 nobody's; None where
+            that is not known.
     """
 
     executor: Loop
     data: Dataset
     shares: Tensor
-    samples: np.ndarray[Any, np.dtype[np.int64]]
-    tiers: Sequence[str]
+    clients: int
+    holdings: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]
     rows: np.ndarray[Any, np.dtype[np.int64]]
     held: np.ndarray[Any, np.dtype[np.int64]] | None = None
 
@@ -54,13 +55,16 @@ class Judge:
             w: `[size]`, the flat weights.
         """
         correct, loss = self._by_row(w)
-        by_client, losses = self._by_client(correct), self._by_client(loss)
+        by_part, losses = self._by_part(correct), self._by_part(loss)
         by_tier_a, by_tier_l = {}, {}
-        for tier in sorted(set(self.tiers)):
-            members = [c for c, t in enumerate(self.tiers) if t == tier]
-            weight = torch.from_numpy(self.samples[members] / self.samples[members].sum())
-            by_tier_a[tier], by_tier_l[tier] = float(weight @ by_client[members]), float(weight @ losses[members])
-        worst = by_client.sort().values[: max(1, len(by_client) // 10)]
+        for tier, samples in sorted(self.holdings.items()):
+            (parts,) = samples.nonzero()
+            weight = torch.from_numpy(samples[parts] / samples.sum())
+            by_tier_a[tier], by_tier_l[tier] = float(weight @ by_part[parts]), float(weight @ losses[parts])
+        order = by_part.argsort()
+        holders = (self.clients - 1 - order) // len(order) + 1
+        worst = by_part[order].repeat_interleave(holders)[: max(1, self.clients // 10)]
+        by_client = by_part.repeat(math.ceil(self.clients / len(by_part)))[: self.clients]
         return {
             "accuracy": float(correct.mean()),
             "loss": float(loss.mean()),
@@ -70,12 +74,12 @@ class Judge:
             "accuracy_spread": float(by_client.std(correction=0)),
         }
 
-    def _by_client(self, values: Tensor) -> Tensor:
-        """What each client should expect, `[clients]`, of values of the rows of the test split, `[test rows]`."""
+    def _by_part(self, values: Tensor) -> Tensor:
+        """What clients of each part should expect, `[parts]`, of values of the rows of the test split, `[rows]`."""
         if self.held is not None:
             whose = torch.from_numpy(self.held)
             mine = whose >= 0
-            return _means(values[mine], whose[mine], len(self.samples))
+            return _means(values[mine], whose[mine], len(self.shares))
         y = self.data.test_y.cpu()
         shares = self.shares * (torch.bincount(y, minlength=self.data.classes) > 0)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-300)

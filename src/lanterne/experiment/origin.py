@@ -25,12 +25,14 @@ from lanterne.errors import ConfigError
 from lanterne.experiment.checkpoint import write_text
 from lanterne.experiment.config import Config
 from lanterne.experiment.parameters import is_file
+from lanterne.fleet import PRESETS
 
 if TYPE_CHECKING:
     from lanterne.experiment.build import Objects
 
 _NAME = "origin.json"
 _PACKAGES = ("lanterne", "torch", "numpy", "scipy", "flwr-datasets", "scikit-learn", "pillow")
+_KEYS = ("directory", "directory_from_run", "files", "objects", "versions", "resumed_with")
 _PIECE = 2**20
 _PIECES = 64
 
@@ -83,12 +85,12 @@ def read_origin(out: Path) -> dict[str, Any]:
                 f"{out} holds no run: there is no {name} in it. Give the directory that 'lanterne run' wrote."
             )
     try:
-        origin: dict[str, Any] = json.loads((out / _NAME).read_text("utf-8"))
+        origin: Any = json.loads((out / _NAME).read_text("utf-8"))
     except ValueError:
-        raise ConfigError(
-            f"{out / _NAME} is damaged, so it is not known with what the run began. {_anew(out)}"
-        ) from None
-    return origin
+        origin = {}
+    if not isinstance(origin, dict) or any(key not in origin for key in _KEYS):
+        raise ConfigError(f"{out / _NAME} is damaged, so it is not known with what the run began. {_anew(out)}")
+    return dict(origin)
 
 
 def located(config: Config, origin: Mapping[str, Any], out: Path, objects: Objects) -> Config:
@@ -112,7 +114,9 @@ def located(config: Config, origin: Mapping[str, Any], out: Path, objects: Objec
         for key, path in _named(config, objects).items()
         if key in origin["files"]
     }
-    fleet = config.fleet.model_copy(update={"kind": found.get("fleet.kind", config.fleet.kind)})
+    parameters = {name: found.get(f"fleet.{name}", value) for name, value in config.fleet.parameters.items()}
+    kind = found.get("fleet.kind", config.fleet.kind)
+    fleet = config.fleet.model_copy(update={"kind": kind, "parameters": parameters})
     data = config.data.model_copy(update={"source": found.get("data.source", config.data.source)})
     return config.model_copy(update={"fleet": fleet, "data": data})
 
@@ -189,6 +193,9 @@ def _named(config: Config, objects: Objects) -> dict[str, str]:
     named = {}
     if objects.fleet is None and is_file(config.fleet.kind):
         named["fleet.kind"] = config.fleet.kind
+    elif objects.fleet is None:
+        given = config.fleet.parameters
+        named |= {f"fleet.{name}": given[name] for name in PRESETS[config.fleet.kind].files if given.get(name)}
     if objects.data is None:
         named["data.source"] = config.data.source
     return named

@@ -237,9 +237,11 @@ def _check_value(where: str, value: object, parameter: Parameter) -> None:
 
 
 def _refusal(kind: str, given: Mapping[str, Any]) -> str:
-    """Why a preset refuses its parameters; empty if it does not."""
+    """Why a preset refuses its parameters; empty if it does not. Its files are not looked at."""
     try:
-        preset(kind, **given).build(1, 0, _MANY_LAYERS)
+        made = preset(kind, **given)
+        if not any(given.get(name) for name in made.files):
+            made.build(1, 0, _MANY_LAYERS)
     except FleetError as error:
         return str(error)
     return ""

@@ -1,8 +1,9 @@
 """Devices and time: numbers only, no tensors."""
 
+from lanterne.fleet.classes import Classes, Windows
 from lanterne.fleet.device import Device, Draw, Pace, Work
-from lanterne.fleet.fleet import Classes, Fleet, Server
-from lanterne.fleet.pace import ExponentialLayers, Loaded, Slower, SometimesSlower, UniformDepth
+from lanterne.fleet.fleet import Fleet, Server
+from lanterne.fleet.pace import ExponentialLayers, Loaded, NormalTime, Slower, SometimesSlower, UniformDepth
 from lanterne.fleet.presets import PRESETS, preset
 from lanterne.fleet.table import COLUMNS, FLEET_WIDE, read_table
 from lanterne.fleet.timing import Job, Timing, reach, timing
@@ -18,12 +19,14 @@ __all__ = [
     "Fleet",
     "Job",
     "Loaded",
+    "NormalTime",
     "Pace",
     "Server",
     "Slower",
     "SometimesSlower",
     "Timing",
     "UniformDepth",
+    "Windows",
     "Work",
     "preset",
     "reach",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lanterne.errors import FleetError
+from lanterne.fleet.classes import Classes, Mask
 from lanterne.fleet.device import Device
 
 
@@ -35,21 +37,6 @@ class Server:
             raise FleetError(
                 f"The server has {self.machines} machines. Give 1 or more, or leave it out for one per replica."
             )
-
-
-class Classes(Sequence[Device]):
-    """Many devices of few kinds: one byte a device, however many there are."""
-
-    def __init__(self, kinds: NDArray[np.uint8], table: Sequence[Device]) -> None:
-        self.kinds, self.table = kinds, tuple(table)
-
-    def __len__(self) -> int:
-        """How many devices there are."""
-        return len(self.kinds)
-
-    def __getitem__(self, client):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        """The device of a client."""
-        return self.table[self.kinds[client]]
 
 
 @dataclass(frozen=True)
@@ -92,8 +79,44 @@ class Fleet:
             return ("machine", to[1] % self.server.machines)
         return to
 
-    @property
+    @cached_property
     def always_available(self) -> bool:
         """Whether no device ever goes away."""
-        table = self.devices.table if isinstance(self.devices, Classes) else self.devices
-        return all(d.available is None for d in table)
+        if not isinstance(self.devices, Classes):
+            return all(d.available is None for d in self.devices)
+        return self.devices.windows is None and all(d.available is None for d in self.devices.table)
+
+    def online(self, t: float) -> Mask:
+        """Whether each device can be reached at `t` seconds, `[clients]`.
+
+        Args:
+            t: seconds.
+        """
+        if self.always_available:
+            return np.ones(len(self), dtype=np.bool_)
+        if isinstance(self.devices, Classes):
+            return self.devices.online(t)
+        return np.fromiter((device.online(t) for device in self.devices), np.bool_, len(self))
+
+    def returns(self, t: float) -> float:
+        """When the next of those comes who cannot be reached at `t` seconds; inf if none ever does.
+
+        Args:
+            t: seconds.
+        """
+        if self.always_available:
+            return math.inf
+        if isinstance(self.devices, Classes):
+            return self.devices.returns(t)
+        return min((device.returns(t) for device in self.devices if not device.online(t)), default=math.inf)
+
+    @property
+    def members(self) -> dict[str, NDArray[np.int64]]:
+        """The clients of each class of devices, ascending, by the name of the class."""
+        kinds = self.devices.kinds if isinstance(self.devices, Classes) else slice(None)
+        tiers = [d.tier for d in (self.devices.table if isinstance(self.devices, Classes) else self.devices)]
+        names = sorted(set(tiers))
+        number = {name: i for i, name in enumerate(names)}
+        code = np.array([number[tier] for tier in tiers], dtype=np.int32)[kinds]
+        found = {name: np.flatnonzero(code == i) for i, name in enumerate(names)}
+        return {name: clients for name, clients in found.items() if len(clients)}

@@ -1,4 +1,4 @@
-"""How a device's speed varies: slower for good, slower in some rounds, loaded by other work, or as a theory has it.
+"""How a device's speed varies: slower for good or in some rounds, loaded, as it was measured, or as a theory has it.
 
 Each pace gives the time of every unit for one draw, and the probability of reaching each unit, from which SALF's `p`
 follows.
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammainc
+from scipy.special import gammainc, ndtr, ndtri
 
 from lanterne.fleet.device import Device, Draw, Floats, TimeLeft, Work
 from lanterne.rng import generator, uniform
@@ -87,6 +87,44 @@ class Loaded:
         if self.slowdown == 1.0:
             return left.allows(steady).astype(np.float64)
         return np.where(steady > 0, np.clip((1.0 - needed) / (1.0 - low), 0.0, 1.0), left.allows(steady))
+
+
+@dataclass(frozen=True)
+class NormalTime:
+    """In each round everything takes a factor of its usual time, drawn anew from `N(1, spread²)` until it is positive.
+
+    Args:
+        spread: the measured standard deviation over the measured mean, above 0.
+    """
+
+    spread: float
+
+    @property
+    def mean(self) -> float:
+        """The mean factor: a little above 1, for nothing takes a negative time."""
+        density = math.exp(-0.5 / self.spread**2) / math.sqrt(2.0 * math.pi)
+        return 1.0 + self.spread * density / (1.0 - self._negative)
+
+    @property
+    def _negative(self) -> float:
+        return float(ndtr(-1.0 / self.spread))
+
+    def finished(self, device: Device, work: Work, draw: Draw) -> Floats:
+        """Seconds to the end of each unit."""
+        u = uniform(draw.seed, "time", draw.client, draw.round)
+        z = ndtri(self._negative + (1.0 - self._negative) * u)
+        return device.steady(work) * max(1.0 + self.spread * float(z), 0.0)
+
+    def expected(self, device: Device, work: Work) -> float:
+        """Mean seconds of all units."""
+        return float(device.steady(work)[-1]) * self.mean
+
+    def reach(self, device: Device, work: Work, left: TimeLeft) -> Floats:
+        """`P[factor <= seconds / steady time]`."""
+        steady, seconds = device.steady(work), left.seconds
+        most = np.divide(seconds, steady, out=np.zeros_like(steady), where=steady > 0)
+        law = (ndtr((most - 1.0) / self.spread) - self._negative) / (1.0 - self._negative)
+        return np.where(steady > 0, np.clip(law, 0.0, 1.0), left.allows(steady))
 
 
 @dataclass(frozen=True)

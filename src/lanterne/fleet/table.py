@@ -48,7 +48,8 @@ def read_table(
     columns = _read(path)
     for name in columns:
         if name not in COLUMNS:
-            raise FleetError(f"{path} has a column {name!r} that no device has. {nearest(name, COLUMNS)}")
+            hint = "Did you mean 'tier'?" if name == "class" else nearest(name, COLUMNS)
+            raise FleetError(f"{path} has a column {name!r} that no device has. {hint}")
     if "flops" not in columns:
         raise FleetError(f"{path} has no column 'flops', so no device's speed is known. Add it, in FLOP/s.")
     rows = len(columns["flops"])

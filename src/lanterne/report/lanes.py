@@ -105,10 +105,12 @@ def read(cell: CellRecords, until: float) -> Excerpt:
         if not math.isnan(sent) and at > 1:
             begun[int(at)] = min(sent, begun.get(int(at), math.inf))
         groups.setdefault(address, _group(address, record))
-        downloaded = min(max(_or(number(record, "downloaded"), arrived), start), arrived)
-        computed = min(max(_or(number(record, "computed"), arrived), downloaded), arrived)
+        # A device that went away, or refused, was done before the server heard of it.
+        stopped = max(min(_or(number(record, "stopped"), arrived), arrived), start)
+        downloaded = min(max(_or(number(record, "downloaded"), stopped), start), stopped)
+        computed = min(max(_or(number(record, "computed"), stopped), downloaded), stopped)
         outcome = str(record.get("outcome", "complete"))
-        bars.append(Bar(address, start, min(downloaded, until), min(computed, until), min(arrived, until), outcome))
+        bars.append(Bar(address, start, min(downloaded, until), min(computed, until), min(stopped, until), outcome))
     ends = {at - 1: seconds for at, seconds in begun.items()} | dict(round_ends(cell))
     return Excerpt(bars, groups, dict(sorted(ends.items())))
 

@@ -87,6 +87,14 @@ class Call:
         return self.stage in ("settled", "cancelled")
 
     @property
+    def standing(self) -> Call | None:
+        """This call, or the last before it at its address, that was neither cancelled nor ended without a reply."""
+        last: Call | None = self
+        while last is not None and last.ended and (last.stage == "cancelled" or not last.usable):
+            last = last.before
+        return last
+
+    @property
     def previous(self) -> Call | None:
         """The last call at the same address before this one whose state counts, while its tensors are not known."""
         last = self.before

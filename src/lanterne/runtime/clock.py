@@ -8,8 +8,10 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from lanterne.errors import FleetError, ProtocolError
 from lanterne.fleet import Draw, Fleet, timing
@@ -53,21 +55,21 @@ class VirtualClock:
         """Whether anything happens until `end`."""
         return bool(self.events) and self.events[0][0] <= end
 
-    def reachable(self) -> range | list[int]:
-        """The clients that can be reached now."""
+    def reachable(self) -> Sequence[int]:
+        """The clients that can be reached now, ascending: at most eight bytes each."""
         self.away = {c: t for c, t in self.away.items() if t > self.now}
-        if self.fleet.always_available:
-            everybody = range(len(self.fleet))
-            return [c for c in everybody if c not in self.away] if self.away else everybody
-        return [c for c in range(len(self.fleet)) if c not in self.away and self.fleet.devices[c].online(self.now)]
+        if self.fleet.always_available and not self.away:
+            return range(len(self.fleet))
+        there = self.fleet.online(self.now)
+        there[list(self.away)] = False
+        return np.flatnonzero(there).data
 
     def wait_for_somebody(self) -> None:
         """Let time pass until a client can be reached."""
         while not len(self.reachable()):
-            back = math.inf
-            for c in range(len(self.fleet)):
-                earliest = max(self.now, self.away.get(c, 0.0))
-                back = min(back, self.fleet.devices[c].returns(earliest))
+            back = self.fleet.returns(self.now)
+            for c, t in self.away.items():
+                back = min(back, self.fleet.devices[c].returns(t))
             if math.isinf(back):
                 raise FleetError(
                     f"After {self.now:g} s no client of this fleet can ever be reached again. "
@@ -261,7 +263,7 @@ class VirtualClock:
         return found
 
     def _record(self, call: Call, end: float, outcome: str | None = None) -> None:
-        to = call.request.to
+        to, stopped = call.request.to, min(end, call.until)
         self.timeline.append({
             "round": call.round + 1,
             "client": to if isinstance(to, int) else f"server:{to[1]}",
@@ -269,11 +271,12 @@ class VirtualClock:
             "handler": call.request.handler,
             "sent": call.sent,
             "start": call.start,
-            "downloaded": min(call.downloaded, end),
-            "computed": min(call.computed, end),
+            "downloaded": min(call.downloaded, stopped),
+            "computed": min(call.computed, stopped),
+            "stopped": stopped,
             "arrived": end,
             "outcome": outcome or call.outcome,
-            "units": finished(call, self.fleet, min(end, call.until)),
+            "units": finished(call, self.fleet, stopped),
             "of": len(call.work),
         })  # fmt: skip
 

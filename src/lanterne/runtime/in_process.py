@@ -31,7 +31,8 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
-    check_deadline,
+    check_gather,
+    check_request,
     drive,
 )
 from lanterne.rng import fold
@@ -53,7 +54,7 @@ class Flight:
         self.value: Mapping[str, Tensor] = {}
         self.error: str | None = None
         self.at = math.inf
-        self.consumed = self.claimed = self.cancelled = False
+        self.consumed = self.claimed = self.cancelled = self.begun = False
 
     @property
     def usable(self) -> bool:
@@ -62,8 +63,8 @@ class Flight:
 
 
 def _standing(flight: Flight | None) -> Flight | None:
-    """The last flight at an address that was not cancelled, up to this one."""
-    while flight is not None and flight.cancelled:
+    """This flight, or the last before it at its address, that was neither cancelled nor ended without a reply."""
+    while flight is not None and (flight.cancelled or (flight.outcome is not None and not flight.usable)):
         flight = flight.before
     return flight
 
@@ -109,6 +110,8 @@ class InProcess:
         on_error: `raise` ends the round with a handler's error, as is right for one's own code; `fail` makes it a reply
             with the outcome `failed`, as a fleet would.
         gone: clients that have left: what is sent to them is lost. May change at any time.
+        grace: seconds that a `Gather` waits beyond its deadline for devices that were told to stop by then: one that
+            stops in time is heard a moment later, when the unit that it was at is done.
     """
 
     def __init__(
@@ -120,9 +123,11 @@ class InProcess:
         seed: int = 0,
         on_error: str = "raise",
         gone: set[int] | None = None,
+        grace: float = 1.0,
     ) -> None:
         self.handlers, self.executor, self.streams, self.seed = algorithm.handlers, executor, streams, seed
         self.on_error, self.gone = on_error, gone if gone is not None else set()
+        self.grace = grace
         self.rounds, self.seq = 0, 0
         self.started = time.monotonic()
         self.measured: dict[tuple[Address, str], tuple[int, float]] = {}
@@ -167,20 +172,17 @@ class InProcess:
 
     # ------------------------------------------------------------------ under the lock
     def _dispatch(self, request: Request) -> None:
-        if request.handler not in self.handlers:
-            raise ProtocolError(f"There is no handler {request.handler!r}; the table has {', '.join(self.handlers)}.")
-        check_deadline(request)
+        check_request(request, self.handlers, len(self.streams), self._flights)
         sources = {n: self._flights[a.request] for n, a in request.arrays.items() if isinstance(a, Output)}
         flight = self._flights[request] = Flight(self.seq, request, sources, self.rounds, time.monotonic())
         self.seq += 1
         before = _standing(self._tail.get(request.to))
-        self._tail[request.to] = flight
+        self._tail[request.to], flight.before = flight, before
         for source in sources.values():
             source.consumed = True
         if any(s.cancelled or (s.outcome is not None and not s.usable) for s in sources.values()):
             self._settle(flight, "lost")
             return
-        flight.before = before
         inputs = dict.fromkeys([*sources.values(), *([flight.before] if flight.before is not None else [])])
         flight.inputs = tuple(i for i in inputs if i.outcome is None and not i.cancelled)
         flight.waits = len(flight.inputs)
@@ -213,7 +215,9 @@ class InProcess:
                 self._settle(after, "lost")
             elif not after.waits and not after.cancelled and after.outcome is None:
                 self._send(after)
-        flight.next, flight.before, flight.inputs = [], None, ()
+        flight.next, flight.inputs = [], ()
+        if flight.usable:
+            flight.before = None
         self._changed.notify_all()
 
     def _cancel(self, flight: Flight) -> None:
@@ -228,6 +232,7 @@ class InProcess:
                 todo += [i for i in inputs if all(n.cancelled for n in i.next)]
 
     def _gather(self, g: Gather) -> list[Reply]:
+        check_gather(g, self._flights)
         if g.of is None:
             waiting = (f for f in self._flights.values() if not (f.consumed or f.request.silent))
             open_ = [f for f in waiting if not f.claimed and not f.cancelled]
@@ -243,7 +248,9 @@ class InProcess:
                 or (first is not None and sum(f.usable for f in open_) >= first)
             )
 
-        self._changed.wait_for(enough, limit)
+        if not self._changed.wait_for(enough, limit):
+            told = [f for f in open_ if f.begun and time.monotonic() >= f.sent + f.request.deadline]
+            self._changed.wait_for(lambda: enough() or all(f.outcome is not None for f in told), self.grace)
         if self._failure is not None:
             raise self._failure
         taken = [f for f in open_ if f.outcome is not None]
@@ -264,7 +271,7 @@ class InProcess:
         while (flight := self._queues[to].get()) is not None:
             if flight.cancelled:
                 continue
-            begun = time.monotonic()
+            flight.begun, begun = True, time.monotonic()
             end = flight.sent + flight.request.deadline
             stopped = False
 

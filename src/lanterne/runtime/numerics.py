@@ -81,6 +81,7 @@ class Numerics:
 
     def forget(self, call: Call) -> None:
         """A reply that arrived will never be read."""
+        call.claimed = True
         if call.value is not None:
             self.unread -= call.held
         elif not call.state_spec and all(after.ended for after in call.next):
@@ -132,7 +133,8 @@ class Numerics:
         if not call.ended:  # what has arrived is never taken back
             call.state_before = self.states.get(call.request.to, {})
         self.states[call.request.to], call.value = state, out
-        self.unread += call.held
+        if not call.claimed:  # else nobody will read it: it is computed for those that take it in
+            self.unread += call.held
         call.sources, call.before = {}, None
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from lanterne.data import Streams
-from lanterne.errors import ProtocolError
 from lanterne.fleet import Fleet
 from lanterne.protocol import (
     Address,
@@ -27,7 +26,8 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
-    check_deadline,
+    check_gather,
+    check_request,
     drive,
 )
 from lanterne.runtime.call import Call
@@ -126,7 +126,7 @@ class Simulator:
                     self.ledger.regret(call.request.to, seconds - known, flops)
                 self.numerics.forget(call)
         self.calls = {q: c for q, c in self.calls.items() if not c.ended}
-        tails = ((to, c.previous if c.stage == "cancelled" else c) for to, c in self.tail.items())
+        tails = ((to, c.standing) for to, c in self.tail.items())
         self.tail = {to: c for to, c in tails if c is not None and not c.ended}
         for call in self.calls.values():
             call.before = call.previous if call.value is None else None
@@ -145,7 +145,7 @@ class Simulator:
     # ------------------------------------------------------------------ effects
     def _dispatch(self, requests: Iterable[Request]) -> None:
         for q in requests:
-            self._check(q)
+            check_request(q, self.pricing.handlers, len(self.fleet), self.calls)
             nth = self.sent[q.to] = self.sent.get(q.to, -1) + 1
             call = Call(self.seq, q, self.pricing.work(q.passes), self.now, self.rounds, nth)
             self.seq += 1
@@ -153,9 +153,8 @@ class Simulator:
                 if isinstance(array, Output):
                     source = call.sources[name] = self.calls[array.request]
                     source.consumed = True
-            call.before = self.tail.get(q.to)
-            if call.before is not None and call.before.stage == "cancelled":
-                call.before = call.before.previous
+            tail = self.tail.get(q.to)
+            call.before = None if tail is None else tail.standing
             self.calls[q] = self.tail[q.to] = call
             before = [] if call.before is None else [call.before]
             call.inputs = tuple(i for i in dict.fromkeys([*call.sources.values(), *before]) if not i.ended)
@@ -167,30 +166,12 @@ class Simulator:
             elif not call.waits:
                 self.clock.ready(call)
 
-    def _check(self, q: Request) -> None:
-        if q in self.calls:
-            raise ProtocolError(f"One request was dispatched twice: {q.handler!r} to {q.to}. Make a new one.")
-        if q.handler not in self.pricing.handlers:
-            raise ProtocolError(f"There is no handler {q.handler!r}; the table has {', '.join(self.pricing.handlers)}.")
-        if isinstance(q.to, int) and not 0 <= q.to < len(self.fleet):
-            raise ProtocolError(f"There is no client {q.to}; the fleet has {len(self.fleet)}.")
-        check_deadline(q)
-        for name, array in q.arrays.items():
-            if isinstance(array, Output) and array.request not in self.calls:
-                raise ProtocolError(
-                    f"{name!r} of {q.handler!r} is an output of a request that was not dispatched in this round."
-                )
-
     def _open(self, g: Gather) -> list[Call]:
         """The calls that a `Gather` is about."""
         if g.of is None:
             waiting = (c for c in self.calls.values() if not (c.consumed or c.request.silent))
             return [c for c in waiting if not c.claimed and c.stage != "cancelled"]
-        for q in g.of:
-            if q not in self.calls:
-                raise ProtocolError(
-                    f"{q.handler!r} to {q.to} was gathered but never dispatched, or had ended in an earlier round."
-                )
+        check_gather(g, self.calls)
         return [c for c in (self.calls[q] for q in g.of) if not c.claimed and c.stage != "cancelled"]
 
     def _gather(self, g: Gather) -> list[Reply]:

@@ -55,7 +55,7 @@ def snapshot(simulator: Simulator) -> dict[str, Any]:
         "tail": [(to, call.seq) for to, call in simulator.tail.items()],
         "pending": [call.seq for call in simulator.numerics.pending],
         "running": [(lane, call.seq) for lane, call in simulator.clock.running.items()],
-        "queues": [(lane, [call.seq for call in queue]) for lane, queue in simulator.clock.queues.items() if queue],
+        "queues": [(lane, [c.seq for c in queue if not c.ended]) for lane, queue in simulator.clock.queues.items()],
     }
 
 
