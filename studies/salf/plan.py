@@ -24,16 +24,16 @@ HALF_NEVER = StragglerFleet("50 % that never finish", 0.5, finish=False)
 NINETY_NEVER = StragglerFleet("90 % that never finish", 0.9, finish=False)
 
 # Seconds are those of one core of the machine on which the study was planned.
-MLP_IID = Problem("mnist", "salf-mlp", "iid", 600, NINETY, seconds=5)
-MLP_SHARDS = Problem("mnist", "salf-mlp", "shards:2", 600, NINETY, seconds=5)
-MLP_BY_SPEED = Problem("mnist", "salf-mlp", "by-speed", 600, HALF, seconds=5)
-MLP_STEPS = Problem("mnist", "salf-mlp", "shards:2", 120, NINETY, local_steps=5, seconds=5)
-CNN_IID = Problem("mnist", "salf-cnn", "iid", 400, NINETY, seconds=18)
-CNN_SHARDS = Problem("mnist", "salf-cnn", "shards:2", 400, NINETY, seconds=18)
-CIFAR_PART = Problem("cifar10", "salf-cnn", "shards:2", 500, NINETY, samples=10_000, seconds=40)
+MLP_IID = Problem("mnist", "salf-mlp", "iid", 600, NINETY, seconds=6)
+MLP_SHARDS = Problem("mnist", "salf-mlp", "shards:2", 600, NINETY, seconds=6)
+MLP_BY_SPEED = Problem("mnist", "salf-mlp", "by-speed", 600, HALF, seconds=6)
+MLP_STEPS = Problem("mnist", "salf-mlp", "shards:2", 120, NINETY, local_steps=5, seconds=6)
+CNN_IID = Problem("mnist", "salf-cnn", "iid", 400, NINETY, seconds=20)
+CNN_SHARDS = Problem("mnist", "salf-cnn", "shards:2", 400, NINETY, seconds=20)
+CIFAR_PART = Problem("cifar10", "salf-cnn", "shards:2", 400, NINETY, samples=10_000, seconds=33)
 CIFAR_IID = Problem("cifar10", "salf-cnn", "iid", 3000, NINETY, seconds=210)
 CIFAR_SHARDS = Problem("cifar10", "salf-cnn", "shards:2", 3000, NINETY, seconds=210)
-VGG = Problem("cifar10", "vgg11", "iid", 200, NINETY, seconds=1900)
+VGG = Problem("cifar10", "vgg11", "iid", 100, NINETY, seconds=1250)
 
 SMALL = Plan(
     (
