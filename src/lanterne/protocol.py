@@ -13,14 +13,13 @@ requests in order of dispatch, and a lane, where time passes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 from lanterne.budget import Budget
-from lanterne.errors import ProtocolError
 
 Address = int | tuple[str, int]
 Outcome = Literal["complete", "partial", "refused", "failed", "lost"]
@@ -78,6 +77,8 @@ class Request:
         passes: the work, symbolically, as often as it is done.
         deadline: seconds after dispatch at which the device stops and sends what it has. A server has none.
         stop: what has to happen by the deadline: the reply's arrival, or only the end of the computation.
+        indivisible: so many units in a row count only together (those of a local step, say): a device that its deadline
+            cuts off among them has done none of them. 1 is every unit by itself.
         silent: its reply is never asked for: it only changes the state of its address. A `Gather` without `of` does not
             wait for it, and it is cancelled with the requests that it prepares.
         optimiser: bytes of what the optimiser holds during the work and not between requests (a velocity, say).
@@ -92,6 +93,7 @@ class Request:
     passes: Sequence[Pass] = ()
     deadline: float = math.inf
     stop: Literal["arrive", "compute"] = "arrive"
+    indivisible: int = 1
     silent: bool = False
     optimiser: int = 0
     note: Any = None
@@ -113,6 +115,7 @@ class Reply:
             came back, and nothing will).
         arrays: what was sent; empty unless complete or partial.
         error: what a device said that refused or failed.
+        seconds: from its dispatch until it was settled.
     """
 
     request: Request
@@ -120,6 +123,7 @@ class Reply:
     outcome: Outcome
     arrays: Arrays
     error: str | None = None
+    seconds: float = math.nan
 
     @property
     def usable(self) -> bool:
@@ -263,6 +267,10 @@ class Cohort(Protocol):
         """Server versions so far: 0 at the first call of `round`."""
 
     @property
+    def population(self) -> int:
+        """How many clients there are, whether they can be reached now or not."""
+
+    @property
     def key(self) -> int:
         """This round's key, the same for every algorithm of an experiment; fold it with a purpose."""
 
@@ -342,51 +350,6 @@ def client_weight(cohort: Cohort, client: Address, weights: Literal["samples", "
         weights: `samples`: as many as it holds, `n_u`; `equal`: one.
     """
     return float(cohort.facts(client).samples) if weights == "samples" and isinstance(client, int) else 1.0
-
-
-def check_request(request: Request, handlers: Mapping[str, Handler], clients: int, known: Container[Request]) -> None:
-    """Refuse what no runtime can perform.
-
-    Args:
-        request: to be dispatched.
-        handlers: the algorithm's table.
-        clients: how many there are.
-        known: the requests under way.
-
-    Raises:
-        ProtocolError: for a request that was dispatched before, a handler or a client that is not there, an output of a
-            request that is not under way, or a deadline for a server.
-    """
-    if request in known:
-        raise ProtocolError(f"One request was dispatched twice: {request.handler!r} to {request.to}. Make a new one.")
-    if request.handler not in handlers:
-        raise ProtocolError(f"There is no handler {request.handler!r}; the table has {', '.join(handlers)}.")
-    if isinstance(request.to, int) and not 0 <= request.to < clients:
-        raise ProtocolError(f"There is no client {request.to}; the fleet has {clients}.")
-    for name, array in request.arrays.items():
-        if isinstance(array, Output) and array.request not in known:
-            raise ProtocolError(
-                f"{name!r} of {request.handler!r} is an output of a request that was not dispatched in this round."
-            )
-    if isinstance(request.to, tuple) and not math.isinf(request.deadline):
-        raise ProtocolError(
-            f"{request.handler!r} to {request.to} has a deadline, but only devices are cut off. "
-            "Gather with a deadline and late='cancel' instead."
-        )
-
-
-def check_gather(gather: Gather, known: Container[Request]) -> None:
-    """Refuse to wait for what is not under way.
-
-    Raises:
-        ProtocolError: for a request that was never dispatched, or had ended in an earlier round.
-    """
-    for request in gather.of or ():
-        if request not in known:
-            raise ProtocolError(
-                f"{request.handler!r} to {request.to} was gathered but never dispatched, or had ended in an earlier "
-                "round."
-            )
 
 
 def category(name: str, ndim: int, traffic: Mapping[str, str], direction: Direction) -> str:

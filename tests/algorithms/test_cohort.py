@@ -10,13 +10,17 @@ import pytest
 import torch
 
 from algorithms.overheard import overhear
-from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
+from lanterne.algorithms import Drop, FedAvg, FedBuff, FedNova, FedOpt, FedProx, Salf, Scaffold
 from lanterne.testing import simulate, tiny_problem, uneven_fleet
 
 INVITING: dict[str, Callable[..., Any]] = {
     "fedavg": lambda s, **o: FedAvg(stack=s, lr=0.3, **o),
     "drop": lambda s, **o: Drop(stack=s, lr=0.3, deadline=0.04, **o),
     "drop, code": lambda s, **o: Drop(stack=s, lr=0.3, deadline=0.04, rule="code", **o),
+    "fedprox": lambda s, **o: FedProx(stack=s, lr=0.3, local_steps=2, mu=0.1, **o),
+    "fednova": lambda s, **o: FedNova(stack=s, lr=0.3, samples_per_step=4.0, **o),
+    "scaffold": lambda s, **o: Scaffold(stack=s, lr=0.3, local_steps=2, **o),
+    "fedopt": lambda s, **o: FedOpt(stack=s, lr=0.3, server="momentum", **o),
     "salf": lambda s, **o: Salf(stack=s, lr=0.3, deadline=0.03, **o),
     "salf, code": lambda s, **o: Salf(stack=s, lr=0.3, deadline=0.03, rule="code", **o),
     "salf, ht": lambda s, **o: Salf(stack=s, lr=0.3, deadline=0.03, rule="ht", **o),
@@ -43,7 +47,7 @@ def test_all_are_invited_by_default(name: str) -> None:
         assert [h.invited for h in rounds] == [list(range(6))] * 3
 
 
-@pytest.mark.parametrize("name", ["fedavg", "drop", "salf"])
+@pytest.mark.parametrize("name", ["fedavg", "drop", "fedprox", "fednova", "scaffold", "fedopt", "salf"])
 def test_the_round_is_that_of_the_invited_alone(name: str) -> None:
     problem, fleet, make = tiny_problem(), uneven_fleet(), INVITING[name]
     rounds, _ = overhear(lambda s: make(s, cohort=2), problem, fleet, 1, seed=3)

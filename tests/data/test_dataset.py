@@ -24,11 +24,13 @@ def test_public_names():
     assert set(lanterne.data.__all__) == {
         "Augmentation",
         "Dataset",
+        "Shared",
         "Streams",
         "augmentation",
         "check_partition",
         "client_means",
         "data_files",
+        "different",
         "held_out",
         "label_shares",
         "load",

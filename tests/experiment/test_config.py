@@ -83,7 +83,7 @@ tables = {
         {},
         optional={
             "rule": st.sampled_from(["paper", "cond", "code", "ht"]),
-            "deadline": positive | st.just(math.inf),
+            "deadline": positive | st.just(math.inf) | st.lists(positive, min_size=1, max_size=3),
             "by_steps": st.booleans(),
             "cohort": whole,
             "lr": positive,

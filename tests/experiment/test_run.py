@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import lanterne
-from lanterne.algorithms import Salf
+from lanterne.algorithms import ALGORITHMS, Salf
 from lanterne.errors import ConfigError, DataError, FleetError, ModelError
 from lanterne.experiment import parse_config, prepare, read_config, run_experiment
 from lanterne.fleet import Device, Fleet
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
 
 
 def small(**changes: Any) -> dict[str, Any]:
-    return {**SMALL, "algorithms": ["fedavg", "drop", "salf", "fedbuff"], **changes}
+    return {**SMALL, "algorithms": list(ALGORITHMS), **changes}
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 
 def test_runs_hold_what_was_promised(done: tuple[dict[str, Any], Path]) -> None:
     found, out = done
-    assert [(r["algorithm"], r["seed"]) for r in found["runs"]] == [
-        (a, s) for s in (1, 2) for a in ("fedavg", "drop", "salf", "fedbuff")
-    ]
+    assert [(r["algorithm"], r["seed"]) for r in found["runs"]] == [(a, s) for s in (1, 2) for a in ALGORITHMS]
     for run in found["runs"]:
         for key in ("accuracy", "best_accuracy", "virtual_seconds", "wall_seconds", "bytes_up", "bytes_down", "rounds"):
             assert run[key] > 0

@@ -8,7 +8,19 @@ from typing import Any
 
 import torch
 
-from lanterne.algorithms import Drop, FedAvg, FedBuff, Salf
+from lanterne.algorithms import (
+    Drop,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    FedNova,
+    FedOpt,
+    FedProx,
+    OverSelect,
+    Salf,
+    Scaffold,
+    TimelyFL,
+)
 from lanterne.fleet import Device, Fleet
 from lanterne.protocol import Request
 from lanterne.runtime import Loop, Simulator
@@ -19,7 +31,18 @@ METHODS: dict[str, Callable[[Any], Any]] = {
     "fedavg": lambda s: FedAvg(stack=s, lr=0.3, local_steps=2, momentum=0.5, keep_momentum=True),
     "drop": lambda s: Drop(stack=s, lr=0.3, deadline=0.05),
     "fedbuff": lambda s: FedBuff(stack=s, lr=0.3, buffer=2, momentum=0.5, keep_momentum=True),
+    "fedprox": lambda s: FedProx(
+        stack=s, lr=0.3, local_steps=3, mu=0.5, deadline=0.025, momentum=0.5, keep_momentum=True
+    ),
+    "fednova": lambda s: FedNova(stack=s, lr=0.3, local_steps=3, deadline=0.025),
+    "scaffold": lambda s: Scaffold(stack=s, lr=0.3, local_steps=2, cohort=4),
+    "fedopt": lambda s: FedOpt(stack=s, lr=0.3, server="yogi"),
     "salf": lambda s: Salf(stack=s, lr=0.3, deadline=0.02),
+    "a deadline for each round": lambda s: Salf(stack=s, lr=0.3, deadline=(0.02, 0.06, 0.03)),
+    "overselect": lambda s: OverSelect(stack=s, lr=0.3, cohort=3, momentum=0.5, keep_momentum=True),
+    "fedasync": lambda s: FedAsync(stack=s, lr=0.3, local_steps=2, momentum=0.5, keep_momentum=True, proximal=0.1),
+    "timelyfl": lambda s: TimelyFL(stack=s, lr=0.3, cohort=5, momentum=0.5),
+    "timelyfl with a probe": lambda s: TimelyFL(stack=s, lr=0.3, estimate="probe"),
     "split": lambda s: ToySplit(s),
     "split with a deadline": lambda s: ToySplit(s, deadline=0.12),
     "overlap": lambda s: ToyOverlap(s),

@@ -134,6 +134,8 @@ def test_a_deadline_ends_the_wait_and_cancels_the_chain() -> None:
         replies = yield Gather(Deadline(0.2), [b, after], late="cancel")
         assert [r.request for r in replies] == [b]
         assert 0.15 < time.monotonic() - begun < 5
+        assert 0 < replies[0].seconds < time.monotonic() - begun
+        assert replies[0].seconds < replies[0].at
         gate.set()
         assert (yield Gather(All())) == []
         return state

@@ -121,9 +121,11 @@ def test_replies_come_in_order_of_dispatch_with_their_times() -> None:
             (0, 1.0, "complete"),
             (4, 5.0, "complete"),
         ]
+        again = yield from exchange([ask(c) for c in (1, 2)])
+        assert [(r.at, r.seconds) for r in again] == [(7.0, 2.0), (8.0, 3.0)]  # of the clock, and since the dispatch
         return state
 
-    assert laboratory(script, FLEET).now == 5.0
+    assert laboratory(script, FLEET).now == 8.0
 
 
 def test_first_and_deadline_and_what_is_late() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
 
-from lanterne.protocol import Deadline, Dispatch, Gather, Request
+from lanterne.protocol import Deadline, Dispatch, Gather, Pass, Request
 from lanterne.runtime import Batched, Loop, Simulator, restore, snapshot
 from lanterne.testing import STORMS, simulate, tiny_problem, uneven_fleet
 from lanterne.tree import digest
-from runtime.laboratory import FLEET, METHODS, Lab, ask
+from runtime.laboratory import FLEET, METHODS, Lab, W, ask
 
 
 @pytest.mark.parametrize("executor", [Loop, Batched])
@@ -91,3 +92,29 @@ def test_a_graph_that_is_not_finished_survives_a_snapshot() -> None:
     assert found[0] == found[1]
     assert found[0][0][:100] == [2.0] * 100
     assert math.isfinite(found[0][1])
+
+
+def test_a_request_that_waits_keeps_everything_that_it_says() -> None:
+    """Field by field: what is forgotten would be a default after the restart."""
+    problem, said = tiny_problem(5), {"deadline": 50.0, "stop": "compute", "indivisible": 3, "optimiser": 7, "note": 5}
+    said |= {"silent": True, "batches": range(2, 4), "passes": (Pass("forward", 0, 2, samples=3),)}
+
+    def script(state: Any, cohort: Any) -> Any:
+        yield Dispatch([ask(4), Request(4, "echo", {"w": W}, {"static": 1}, **said)])
+        yield Gather(Deadline(1.0))
+        return state
+
+    lab = Lab(script)
+    first, other = (
+        Simulator(lab, FLEET, Loop(problem.task, problem.data.x, problem.data.y), problem.streams, dtype=torch.float64)
+        for _ in range(2)
+    )
+    first.round(lab, problem.w)
+    restore(other, snapshot(first))
+    _, waits = other.calls
+    _, meant = first.calls
+    for field in fields(Request):
+        a, b = getattr(waits, field.name), getattr(meant, field.name)
+        assert (list(a) == list(b)) if field.name in ("passes", "arrays") else (a == b), field.name
+        default = getattr(Request(4, "x"), field.name)
+        assert field.name == "to" or b != default, f"{field.name} has to be said to be forgotten"

@@ -25,24 +25,88 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "drop, code": lambda s: ALGORITHMS["drop"](stack=s, lr=0.3, deadline=0.06, rule="code"),
     "fedbuff": lambda s: ALGORITHMS["fedbuff"](stack=s, lr=0.3, buffer=2),
     "fedbuff, two at work": lambda s: ALGORITHMS["fedbuff"](stack=s, lr=0.3, buffer=3, cohort=2, max_staleness=1),
+    "fedprox": lambda s: ALGORITHMS["fedprox"](stack=s, lr=0.3, mu=0.5, local_steps=3, momentum=0.5),
+    "fedprox, deadline": lambda s: ALGORITHMS["fedprox"](
+        stack=s, lr=0.3, mu=0.5, local_steps=3, momentum=0.5, keep_momentum=True, deadline=0.025
+    ),
+    "fednova": lambda s: ALGORITHMS["fednova"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
+    "fednova, deadline": lambda s: ALGORITHMS["fednova"](stack=s, lr=0.3, local_steps=3, deadline=0.025),
+    "fednova, by samples": lambda s: ALGORITHMS["fednova"](stack=s, lr=0.3, samples_per_step=3.0, momentum=0.5),
+    "scaffold": lambda s: ALGORITHMS["scaffold"](stack=s, lr=0.3, local_steps=2),
+    "scaffold, gradient": lambda s: ALGORITHMS["scaffold"](
+        stack=s, lr=0.3, local_steps=2, control="gradient", cohort=3
+    ),
+    "fedopt, momentum": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="momentum", cohort=4),
+    "fedopt, adagrad": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="adagrad", momentum=0.5),
+    "fedopt, adam": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="adam"),
+    "fedopt, yogi": lambda s: ALGORITHMS["fedopt"](stack=s, lr=0.3, server="yogi", keep_momentum=True, momentum=0.5),
+    "overselect": lambda s: ALGORITHMS["overselect"](stack=s, lr=0.3, cohort=3),
+    "overselect, all invited": lambda s: ALGORITHMS["overselect"](stack=s, lr=0.3, factor=2.0, momentum=0.5),
+    "fedasync": lambda s: ALGORITHMS["fedasync"](stack=s, lr=0.3),
+    "fedasync, hinge, two at work": lambda s: ALGORITHMS["fedasync"](
+        stack=s,
+        lr=0.3,
+        cohort=2,
+        staleness="hinge",
+        hinge_start=0,
+        max_staleness=1,
+        local_steps=2,
+        momentum=0.5,
+        keep_momentum=True,
+        proximal=0.1,
+    ),
+    "timelyfl": lambda s: ALGORITHMS["timelyfl"](stack=s, lr=0.3),
+    "timelyfl, four sampled": lambda s: ALGORITHMS["timelyfl"](
+        stack=s, lr=0.3, local_steps=2, momentum=0.5, cohort=4, target=0.8, partial="share", max_epochs=2
+    ),
+    "timelyfl, probe": lambda s: ALGORITHMS["timelyfl"](stack=s, lr=0.3, local_steps=2, estimate="probe"),
     "salf without a deadline": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3),
     "salf": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02),
+    "salf, three steps": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02, local_steps=3),
     "salf, cond, momentum kept": lambda s: ALGORITHMS["salf"](
         stack=s, lr=0.3, deadline=0.05, rule="cond", local_steps=3, momentum=0.5, keep_momentum=True, by_steps=True
     ),
     "salf, code": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02, rule="code", upload="after"),
     "salf, ht, empirical": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02, rule="ht", p="empirical"),
+    "salf, a deadline for each round": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=(0.02, 0.06, 0.03)),
+    "drop, a deadline for each round": lambda s: ALGORITHMS["drop"](stack=s, lr=0.3, deadline=(0.05, 0.03, 0.06)),
 }
-# Rules that divide by all, or correct for empty rounds, on purpose.
-PER_CLIENT = {"drop, code", "salf", "salf, code", "salf, cond, momentum kept", "salf, ht, empirical"}
+# Rules that divide by all, or correct for empty rounds, on purpose; and work that differs between clients.
+PER_CLIENT = {
+    "fedprox, deadline",
+    "fednova, deadline",
+    "fednova, by samples",
+    "drop, code",
+    "salf",
+    "salf, three steps",
+    "salf, code",
+    "salf, cond, momentum kept",
+    "salf, ht, empirical",
+    "salf, a deadline for each round",
+    "timelyfl",
+    "timelyfl, four sampled",
+    "timelyfl, probe",
+}
 # Methods whose result depends on who is quick, or that a tiny deadline cuts off: not to be compared with the real
 # clock.
 QUICK = {
+    "fedprox, deadline",
+    "fednova, deadline",
     "drop",
     "drop, code",
     "fedbuff",
     "fedbuff, two at work",
+    "overselect",
+    "overselect, all invited",
+    "fedasync",
+    "fedasync, hinge, two at work",
+    "timelyfl",
+    "timelyfl, four sampled",
+    "timelyfl, probe",
+    "salf, a deadline for each round",
+    "drop, a deadline for each round",
     "salf",
+    "salf, three steps",
     "salf, cond, momentum kept",
     "salf, code",
     "salf, ht, empirical",

@@ -3,15 +3,42 @@
 from typing import Any
 
 from lanterne.algorithms.drop import Drop
+from lanterne.algorithms.fedasync import FedAsync
 from lanterne.algorithms.fedavg import FedAvg
 from lanterne.algorithms.fedbuff import FedBuff
+from lanterne.algorithms.fednova import FedNova
+from lanterne.algorithms.fedopt import FedOpt
+from lanterne.algorithms.fedprox import FedProx
+from lanterne.algorithms.overselect import OverSelect
 from lanterne.algorithms.salf import Salf
+from lanterne.algorithms.scaffold import Scaffold
+from lanterne.algorithms.timelyfl import TimelyFL
 
 ALGORITHMS: dict[str, type[Any]] = {
     "fedavg": FedAvg,
     "drop": Drop,
+    "fedprox": FedProx,
+    "fednova": FedNova,
+    "scaffold": Scaffold,
+    "fedopt": FedOpt,
+    "overselect": OverSelect,
+    "fedasync": FedAsync,
     "fedbuff": FedBuff,
     "salf": Salf,
+    "timelyfl": TimelyFL,
 }
 
-__all__ = ["ALGORITHMS", "Drop", "FedAvg", "FedBuff", "Salf"]
+__all__ = [
+    "ALGORITHMS",
+    "Drop",
+    "FedAsync",
+    "FedAvg",
+    "FedBuff",
+    "FedNova",
+    "FedOpt",
+    "FedProx",
+    "OverSelect",
+    "Salf",
+    "Scaffold",
+    "TimelyFL",
+]

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from lanterne.budget import Deadlines, of_round
 from lanterne.learn import Task, Update, coverage_mean, local_sgd
 from lanterne.models import LayerStack, full
 from lanterne.protocol import (
@@ -54,7 +55,7 @@ class Drop:
     keep_momentum: Annotated[bool, Field(description="keep the velocity on the client between rounds")] = False
     cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
     weights: Annotated[Literal["samples", "equal"], Field(description="n_u of the average")] = "samples"
-    deadline: Annotated[float, Field(gt=0, description="T, seconds after the invitation")] = math.inf
+    deadline: Annotated[Deadlines, Field(description="T, seconds after the invitation; or a list")] = math.inf
     rule: Annotated[
         Literal["arrivals", "code"], Field(description="average over arrivals, or divide by all as SALF's authors do")
     ] = "arrivals"
@@ -86,7 +87,7 @@ class Drop:
             training(client, {"w": state.w}, range(state.round * k, (state.round + 1) * k), n, optimiser=velocity)
             for client in invited
         ]
-        replies = yield from exchange(requests, Deadline(self.deadline), late="cancel")
+        replies = yield from exchange(requests, Deadline(of_round(self.deadline, state.round)), late="cancel")
         updates = [
             Update(full(self.stack), r["delta"], client_weight(cohort, r.request.to, self.weights))
             for r in usable(replies)

@@ -26,6 +26,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from lanterne.budget import Deadlines, of_round
 from lanterne.errors import ConfigError
 from lanterne.learn import Task, Update, budgeted_sgd, coverage_sum
 from lanterne.models import LayerStack, reached
@@ -80,7 +81,7 @@ class Salf:
     weights: Annotated[
         Literal["samples", "equal"], Field(description="alpha_u; equal in the paper, whose shards are equal")
     ] = "samples"
-    deadline: Annotated[float, Field(gt=0, description="T_t, seconds after the invitation")] = math.inf
+    deadline: Annotated[Deadlines, Field(description="T_t, seconds after the invitation; or a list")] = math.inf
     rule: Annotated[Literal["paper", "cond", "code", "ht"], Field(description="how layers are averaged")] = "paper"
     p: Annotated[
         Literal["auto", "clock", "empirical", "zero"],
@@ -125,17 +126,15 @@ class Salf:
         """Invite, hear from everyone by the deadline, average every layer over those who reached it."""
         n, k = len(self.stack), self.local_steps
         velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
-        batches, stop = (
-            range(state.round * k, (state.round + 1) * k),
-            "arrive" if self.upload == "inside" else "compute",
-        )
+        deadline, batches = of_round(self.deadline, state.round), range(state.round * k, (state.round + 1) * k)
+        stop = "arrive" if self.upload == "inside" else "compute"
         requests = [
-            training(client, {"w": state.w}, batches, n, deadline=self.deadline, stop=stop, optimiser=velocity)
+            training(client, {"w": state.w}, batches, n, deadline=deadline, stop=stop, optimiser=velocity)
             for client in cohort.sample(self.cohort, cohort.key)
         ]
         p, known = self._empty_chance(state, cohort, requests), self._inclusion(cohort, requests)
         q = {to: self._learned(state, to) if chance is None else chance for to, chance in known.items()}
-        until = Deadline(self.deadline) if self.upload == "inside" else All()
+        until = Deadline(deadline) if self.upload == "inside" else All()
         replies = usable((yield from exchange(requests, until, late="cancel")))
         counts = {r.request.to: self._steps(int(r["reached"])) for r in replies}
         weight = {q.to: client_weight(cohort, q.to, self.weights) for q in requests}
@@ -236,7 +235,7 @@ class Salf:
     @property
     def _certain(self) -> bool:
         # Where nobody is cut off, a smoothed count would only invent empty rounds.
-        return self.p == "zero" or (self.p == "empirical" and math.isinf(self.deadline))
+        return self.p == "zero" or (self.p == "empirical" and self.deadline == math.inf)
 
     def _remember(self, state: State, clients: Sequence[Address], counts: Mapping[Address, list[int]]) -> State:
         """Count in how many rounds nobody reached a block, and which blocks these clients reached."""

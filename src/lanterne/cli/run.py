@@ -62,8 +62,9 @@ def run(
     deadline: Annotated[
         str | None,
         typer.Option(
-            metavar="SECONDS|QUANTILE",
-            help="Of a round; q0.5 or 50% is a quantile of the fleet's times. By default what non-stragglers need.",
+            metavar="SECONDS|QUANTILE|adel:SECONDS",
+            help="Of a round; q0.5 or 50% is a quantile of the fleet's times, adel:30 shares out 30 seconds over all "
+            "rounds by ADEL-FL's rule. By default what non-stragglers need.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,

@@ -233,7 +233,7 @@ def _stack(config: Config, objects: Objects, data: Dataset) -> LayerStack:
 
 
 def _algorithms(
-    config: Config, objects: Objects, stack: LayerStack, deadline: float | None
+    config: Config, objects: Objects, stack: LayerStack, deadline: float | tuple[float, ...] | None
 ) -> dict[str, Algorithm[Any]]:
     """The competitors, given what the experiment sets for all of them and what their own tables say."""
     shared = {n: v for n, v in config.training.model_dump().items() if v is not None and n != "deadline"}

@@ -86,10 +86,11 @@ class Training(_Table):
     momentum: Annotated[float | None, Field(ge=0, lt=1, description="of local SGD")] = None
     cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
     deadline: Annotated[
-        float | str | None,
+        float | tuple[float, ...] | str | None,
         BeforeValidator(check_deadline),
         Field(
-            description="seconds, or a quantile of the fleet's times (q0.5, 50%); by default what non-stragglers need"
+            description="seconds, or one number per round, or a quantile of the fleet's times (q0.5, 50%), "
+            "or ADEL-FL's rule with seconds for all rounds (adel:30); by default what non-stragglers need"
         ),
     ] = None
 
@@ -274,6 +275,8 @@ def to_toml(config: Config) -> str:
     """
     tables = config.model_dump(exclude_none=True)
     tables["seeds"] = list(tables["seeds"])
+    if isinstance(config.training.deadline, tuple):
+        tables["training"]["deadline"] = list(config.training.deadline)
     tables["fleet"] |= tables["fleet"].pop("parameters")
     for label, table in tables["algorithms"].items():
         name, given = table["algorithm"], table["parameters"]

@@ -15,7 +15,20 @@ from torch import Tensor
 from lanterne.data import Streams
 from lanterne.errors import ConfigError, FleetError
 from lanterne.experiment.config import Config, quantile
-from lanterne.fleet import Classes, Device, Draw, Fleet, Job, SometimesSlower, UniformDepth, timing
+from lanterne.experiment.parameters import adel_budget
+from lanterne.fleet import (
+    Classes,
+    Device,
+    Draw,
+    Fleet,
+    Job,
+    SometimesSlower,
+    UniformDepth,
+    adel_deadlines,
+    empty_layers,
+    round_weights,
+    timing,
+)
 from lanterne.fleet.population import anybody_reaches, seconds, told_apart
 from lanterne.learn import Task
 from lanterne.models import LayerStack
@@ -35,15 +48,16 @@ def resolve_deadline(
     fleet: Fleet,
     streams: Streams,
     w: Tensor,
-) -> float:
+) -> float | tuple[float, ...]:
     """The deadline that a configuration means, and whether anybody can meet it.
 
-    A number is seconds. `q0.5` or `50%` is that quantile of the clients' expected times for a method's whole first
-    request, the largest over the methods. By default it is what the slowest client that is no straggler needs; where
-    the fleet does not say who straggles, those are left out that need more than twice the median.
+    A number is seconds, a list has them for each round. `q0.5` or `50%` is that quantile of the clients' expected times
+    for a method's whole first request, the largest over the methods that have a deadline. `adel:30` shares out 30
+    seconds over the rounds by ADEL-FL's rule. By default it is what the slowest client that is no straggler needs;
+    where the fleet does not say who straggles, those are left out that need more than twice the median.
 
     Args:
-        config: for the deadline and the batch.
+        config: for the deadline and the rounds.
         algorithms: the competitors, as they are without a deadline.
         stack: the model.
         fleet: of the first seed.
@@ -58,19 +72,36 @@ def resolve_deadline(
     devices = told_apart(fleet.devices)
     # Who is away must not matter to how long the work takes.
     there = replace(fleet, devices=devices.always_there())
-    jobs = {label: first_job(_with_deadline(a), stack, there, streams, w) for label, a in algorithms.items()}
-    if isinstance(asked, int | float):
-        deadline = float(asked)
+    with_deadline = {label: a for label, a in algorithms.items() if hasattr(a, "deadline")}
+    # How long a method works that has no deadline must not lengthen that of the others.
+    asked_of = {label: _with_deadline(a) for label, a in (with_deadline or algorithms).items()}
+    jobs = {label: first_job(a, stack, there, streams, w) for label, a in asked_of.items()}
+    deadline: float | tuple[float, ...]
+    if isinstance(asked, int | float | tuple):
+        deadline = asked
+    elif isinstance(asked, str) and (budget := adel_budget(asked)) is not None:
+        # For the first method that sends the layers it reached; else for the first method.
+        label = next((label for label, job in jobs.items() if math.isfinite(job.deadline)), next(iter(jobs)))
+        deadline = _adel(budget, config.rounds, algorithms[label], jobs[label], fleet, len(stack))
     elif isinstance(asked, str):
         q = quantile(asked)
         deadline = max(float(np.quantile(_expected(devices, job), q, method="higher")) for job in jobs.values())
     else:
         deadline = max(_without_stragglers(devices, fleet.straggler, job) for job in jobs.values())
-    for label, algorithm in algorithms.items():
-        if hasattr(algorithm, "deadline"):
-            own = deadline if math.isinf(algorithm.deadline) else algorithm.deadline
-            _check_reachable(label, jobs[label], own, devices)
+    for label, algorithm in with_deadline.items():
+        own = deadline if algorithm.deadline == math.inf else algorithm.deadline
+        _check_reachable(label, jobs[label], max(own) if isinstance(own, tuple) else own, devices)
     return deadline
+
+
+def _adel(
+    budget: float, rounds: int, algorithm: Algorithm[Any], job: Job, fleet: Fleet, layers: int
+) -> tuple[float, ...]:
+    """ADEL-FL's deadlines for a method and what it asks first."""
+    lr, cohort = getattr(algorithm, "lr", None), getattr(algorithm, "cohort", None)
+    # Without a step size all rounds weigh the same.
+    weights = round_weights([lr] * rounds) if lr else np.ones(rounds)
+    return adel_deadlines(empty_layers(fleet, job, layers, cohort), weights, budget)
 
 
 def first_job(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, streams: Streams, w: Tensor) -> Job:
@@ -113,7 +144,7 @@ def _first_request(
 
 def _with_deadline(algorithm: Algorithm[Any]) -> Algorithm[Any]:
     """The method with a deadline where it has none yet: only then its requests show whether they carry it."""
-    if math.isinf(getattr(algorithm, "deadline", 0.0)):
+    if getattr(algorithm, "deadline", 0.0) == math.inf:
         return replace(algorithm, deadline=_NEVER_MISSED)  # type: ignore[type-var]
     return algorithm
 

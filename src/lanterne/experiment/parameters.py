@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from lanterne.algorithms import ALGORITHMS
+from lanterne.budget import check_deadlines
 from lanterne.errors import ConfigError, FleetError, nearest
 from lanterne.experiment.mistakes import mistake
 from lanterne.experiment.tables import bare, shown
@@ -129,6 +130,32 @@ def make_algorithm(name: str, stack: LayerStack, /, **parameters: Any) -> Algori
     return made
 
 
+def adel_budget(deadline: str) -> float | None:
+    """The seconds for all rounds together that `adel:SECONDS` gives; None for any other text.
+
+    Raises:
+        ConfigError: for a budget that is none.
+
+    Examples:
+        >>> adel_budget("adel:30"), adel_budget("q0.5")
+        (30.0, None)
+    """
+    name, _, text = deadline.partition(":")
+    if name != "adel":
+        return None
+    found = re.fullmatch(r"[0-9.]+(e[+-]?[0-9]+)?", text)
+    try:
+        seconds = float(text) if found else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(
+            f"training.deadline is {shown(deadline)}, but ADEL-FL shares out seconds for all rounds together. "
+            'Give them, as in "adel:30".'
+        )
+    return seconds
+
+
 def quantile(deadline: str) -> float:
     """The quantile that a deadline names, a number from 0 to 1.
 
@@ -147,24 +174,28 @@ def quantile(deadline: str) -> float:
     if not 0 <= value <= 1:
         raise ConfigError(
             f"training.deadline is {shown(deadline)}. "
-            'Give seconds (0.5), or a quantile of the fleet\'s times for the whole work ("q0.5" or "50%").'
+            'Give seconds (0.5), a quantile of the fleet\'s times for the whole work ("q0.5" or "50%"), or "adel:30".'
         )
     return value
 
 
 def check_deadline(value: object) -> object:
-    """Seconds as a number, or a quantile; None is left as it is.
+    """Seconds as a number or one for each round, a quantile, or ADEL-FL's budget; None is left as it is.
 
     Raises:
         ConfigError: for anything else.
     """
     if isinstance(value, str):
-        quantile(value)
-    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        if adel_budget(value) is None:
+            quantile(value)
+        return value
+    try:
+        return None if value is None else check_deadlines(value)
+    except ValueError:
         raise ConfigError(
-            f'training.deadline is {shown(value)}, but has to be above 0 seconds, or a quantile such as "q0.5".'
-        )
-    return float(value) if isinstance(value, int) else value
+            f"training.deadline is {shown(value)}, but has to be above 0 seconds, a list of such numbers with one for "
+            'each round, a quantile such as "q0.5", or "adel:30".'
+        ) from None
 
 
 def check_fleet(kind: str, given: Mapping[str, Any]) -> None:
@@ -256,6 +287,8 @@ def _in_words(hint: object) -> str:
         return " | ".join(map(str, arguments))
     if origin in (Union, UnionType):
         return " or ".join("none" if argument is NoneType else _in_words(argument) for argument in arguments)
+    if origin is tuple:
+        return f"list of {_in_words(arguments[0])}s"
     plain = {int: "whole number", float: "number", bool: "true | false", str: "text"}
     return plain.get(hint, getattr(hint, "__name__", str(hint)))  # type: ignore[call-overload, no-any-return]
 

@@ -1,5 +1,6 @@
 """Devices and time: numbers only, no tensors."""
 
+from lanterne.fleet.adel import adel_deadlines, empty_layers, round_weights
 from lanterne.fleet.classes import Classes, Windows
 from lanterne.fleet.device import Device, Draw, Pace, Work
 from lanterne.fleet.fleet import Fleet, Server
@@ -28,8 +29,11 @@ __all__ = [
     "UniformDepth",
     "Windows",
     "Work",
+    "adel_deadlines",
+    "empty_layers",
     "preset",
     "reach",
     "read_table",
+    "round_weights",
     "timing",
 ]

@@ -24,6 +24,7 @@ class Job(NamedTuple):
         up: bytes from the device if it stops after so many units; None asks for the whole reply.
         deadline: seconds after dispatch.
         stop: whether the reply's arrival has to meet the deadline, or only the end of the computation.
+        indivisible: so many units in a row count only together.
     """
 
     down: int
@@ -31,6 +32,7 @@ class Job(NamedTuple):
     up: Callable[[int | None], int]
     deadline: float = math.inf
     stop: str = "arrive"
+    indivisible: int = 1
 
 
 class Timing(NamedTuple):
@@ -84,7 +86,7 @@ def timing(device: Device, job: Job, draw: Draw, waited: float = 0.0) -> Timing:
 
 
 def reach(device: Device, job: Job) -> Floats:
-    """For each unit of a job, the probability that it is finished by the deadline.
+    """For each unit of a job, the probability that it is finished by the deadline, with all that it counts with.
 
     Args:
         device: its numbers.
@@ -100,7 +102,10 @@ def reach(device: Device, job: Job) -> Floats:
     after = np.zeros(n)
     if job.stop == "arrive":
         after = np.array([_upload(device, job, k + 1 if k + 1 < n else None) for k in range(n)])
-    return np.minimum.accumulate(device.reach(job.work, TimeLeft(downloaded, after, job.deadline)))
+    chances = np.minimum.accumulate(device.reach(job.work, TimeLeft(downloaded, after, job.deadline)))
+    together = job.indivisible
+    last: Floats = chances[np.minimum((np.arange(n) // together + 1) * together, n) - 1]
+    return last
 
 
 def _upload(device: Device, job: Job, units: int | None) -> float:
@@ -114,11 +119,12 @@ def _units_in_time(device: Device, job: Job, downloaded: float, finished: Floats
         end = downloaded + (float(finished[k - 1]) if k else 0.0)
         return (end + _upload(device, job, k) if job.stop == "arrive" else end) <= job.deadline
 
-    low, high = 0, max(len(finished) - 1, 0)
+    together = job.indivisible
+    low, high = 0, max(len(finished) - 1, 0) // together
     while low < high:
         middle = (low + high + 1) // 2
-        if fits(middle):
+        if fits(middle * together):
             low = middle
         else:
             high = middle - 1
-    return low
+    return low * together

@@ -1,12 +1,14 @@
 """How numbers change: pure functions on flat vectors, ignorant of rounds, clients and clocks."""
 
 from lanterne.learn.aggregate import Update, coverage_mean, coverage_sum, polynomial_staleness
-from lanterne.learn.first_order import local_sgd, sgd_step
+from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, momentum_step, sgd_step
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import Loss, cross_entropy
+from lanterne.learn.stepwise import stepwise_sgd
 from lanterne.learn.task import Task
 
 __all__ = [
+    "Correction",
     "Loss",
     "Task",
     "Update",
@@ -16,7 +18,10 @@ __all__ = [
     "cross_entropy",
     "inputs_at",
     "local_sgd",
+    "mean_gradient",
+    "momentum_step",
     "polynomial_staleness",
     "sgd_step",
+    "stepwise_sgd",
     "truncated_gradient",
 ]

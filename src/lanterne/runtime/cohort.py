@@ -28,6 +28,11 @@ class SimulatedCohort:
         self.key = fold(simulator.seed, "cohort", simulator.rounds)
 
     @property
+    def population(self) -> int:
+        """How many clients there are, whether they can be reached now or not."""
+        return len(self._simulator.fleet)
+
+    @property
     def clients(self) -> Sequence[int]:
         """The clients that can be reached now."""
         return self._simulator.clock.reachable()

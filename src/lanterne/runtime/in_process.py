@@ -31,11 +31,10 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
-    check_gather,
-    check_request,
     drive,
 )
 from lanterne.rng import fold
+from lanterne.runtime.checks import check_gather, check_request
 from lanterne.runtime.cohort import sample
 from lanterne.runtime.job import Job
 from lanterne.runtime.loop import Loop
@@ -79,6 +78,7 @@ class InProcessCohort:
         self._runtime = runtime
         self.round = runtime.rounds
         self.key = fold(runtime.seed, "cohort", runtime.rounds)
+        self.population = len(runtime.streams)
         self.clients: Sequence[int] = [c for c in range(len(runtime.streams)) if c not in runtime.gone]
 
     def sample(self, n: int | None, key: int) -> tuple[int, ...]:
@@ -263,7 +263,8 @@ class InProcess:
         for f in taken:
             f.claimed = True
         return [
-            Reply(f.request, f.at, f.outcome or "lost", f.value, f.error) for f in sorted(taken, key=lambda f: f.seq)
+            Reply(f.request, f.at, f.outcome or "lost", f.value, f.error, f.at - (f.sent - self.started))
+            for f in sorted(taken, key=lambda f: f.seq)
         ]
 
     # ------------------------------------------------------------------ an address's thread

@@ -146,7 +146,7 @@ class Pricing:
         def up(units: int | None) -> int:
             return self.reply(signature(request, state, arrays, units)).nbytes
 
-        return Job(nbytes(arrays), self.work(request.passes), up, request.deadline, request.stop)
+        return Job(nbytes(arrays), self.work(request.passes), up, request.deadline, request.stop, request.indivisible)
 
     def reply(self, key: Signature) -> Reply:
         """The specs of the next state and of the reply, by running the handler on the `meta` device once.

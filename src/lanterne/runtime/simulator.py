@@ -26,11 +26,10 @@ from lanterne.protocol import (
     Reply,
     Request,
     S,
-    check_gather,
-    check_request,
     drive,
 )
 from lanterne.runtime.call import Call
+from lanterne.runtime.checks import check_gather, check_request
 from lanterne.runtime.clock import VirtualClock
 from lanterne.runtime.cohort import SimulatedCohort
 from lanterne.runtime.job import Executor
@@ -196,7 +195,10 @@ class Simulator:
             self.clock.cancel((c for c in open_ if c.stage != "settled"), self.rounds)
         self.numerics.need([c for c in taken if c.usable and c.value is None])
         taken.sort(key=lambda c: c.seq)
-        return [Reply(c.request, c.arrived, c.outcome, self.numerics.read(c), self._why(c)) for c in taken]
+        return [
+            Reply(c.request, c.arrived, c.outcome, self.numerics.read(c), self._why(c), c.arrived - c.sent)
+            for c in taken
+        ]
 
     def _why(self, call: Call) -> str | None:
         if call.outcome == "refused" and isinstance(call.request.to, int):

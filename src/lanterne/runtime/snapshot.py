@@ -24,6 +24,8 @@ _PLAIN = (
     "useful", "computed", "uploaded", "until", "arrived", "units", "nbytes", "waits", "consumed", "claimed",
 )  # fmt: skip
 
+_KEPT = ("to", "handler", "config", "deadline", "stop", "indivisible", "silent", "optimiser", "note")
+
 
 def snapshot(simulator: Simulator) -> dict[str, Any]:
     """The simulator as plain data, between two rounds.
@@ -117,6 +119,7 @@ def _call(call: Call, calls: dict[int, Call], by_request: dict[Request, int]) ->
             "passes": [tuple(p) for p in q.passes],
             "deadline": q.deadline,
             "stop": q.stop,
+            "indivisible": q.indivisible,
             "silent": q.silent,
             "optimiser": q.optimiser,
             "note": q.note,
@@ -137,7 +140,7 @@ def _restored(simulator: Simulator, data: dict[str, Any], calls: dict[int, Call]
             arrays[name] = array
     passes = [Pass(*p) for p in r["passes"]]
     batches = range(*r["batches"])
-    kept = {name: r[name] for name in ("to", "handler", "config", "deadline", "stop", "silent", "optimiser", "note")}
+    kept = {name: r[name] for name in _KEPT}
     q = Request(arrays=arrays, batches=batches, passes=passes, **kept)
     call = Call(data["seq"], q, simulator.pricing.work(passes), data["sent"], data["round"], data["nth"])
     for name in _PLAIN:
