@@ -48,7 +48,7 @@ class Cell:
 
         Examples:
             >>> Cell("mnist, 90 %", {"share": 0.9}).file
-            'mnist-90-8d3ee59ea8ea.json'
+            'mnist-90-cd441e5ad402.json'
         """
         text = json.dumps(self.settings, sort_keys=True)
         readable = re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-")

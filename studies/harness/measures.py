@@ -56,7 +56,7 @@ def at_the_end(rows: Rows, column: str = "accuracy") -> Spread:
 
     def end(own: Rows) -> float:
         last = [_number(row, column) for row in own if row["share"] >= LAST_FIFTH]
-        return fmean(last) if last and own[-1]["accuracy"] is not None else math.nan
+        return fmean(last) if last else math.nan
 
     return _over_seeds(rows, end)
 

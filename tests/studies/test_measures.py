@@ -38,6 +38,8 @@ def test_a_diverged_seed_is_counted_and_not_averaged() -> None:
     end = at_the_end(RISING + LOST)
     assert (end.mean, end.known, end.seeds) == (pytest.approx(0.75), 2, 3)
     assert tables.percent(end) == "75.0 ± 7.1, 1 of 3 diverged"
+    late = rows(4, (0.2, 0.4, 0.6, 0.8, None))
+    assert at_the_end(RISING + late).known == at_the_end(RISING).known == 2
     assert at(RISING + LOST, 0.1).known == 3
     assert at(RISING + LOST, 0.9).known == 2
 
