@@ -12,7 +12,7 @@ from rich.console import Console
 from lanterne.errors import LanterneError
 from studies.harness import study
 from studies.harness.cells import Cell, compute, read
-from studies.harness.measures import Rows
+from studies.harness.measures import Row
 from studies.harness.publish import collect, fill, read_rows, write_rows
 from studies.salf import convex
 from studies.salf.plan import FULL, METHODS, NONE, SIZES
@@ -80,10 +80,20 @@ def write(folder: Path, cells: Path) -> None:
     small = {(setting.problem.name, setting.fleet.name) for setting in SIZES["small"].settings}
     names = {(setting.problem.name, setting.fleet.name) for setting in FULL.settings}
     collected = collect(FULL, cells, dict.fromkeys(names - small, "only in --size full"))
+    rows: list[Row] = []
+    for cell in convex.cells():
+        result = read(cells, cell)
+        rows += [{**cell.settings, **row} for row in (result or {"rows": []})["rows"]]
+        if result is None:
+            limit = "waits" if cell.settings["deadline"] is None else f"T / m = {cell.settings['deadline']:g}"
+            collected.missing.append({
+                "problem": f"convex, {cell.settings['batches']} batches",
+                "fleet": f"{cell.settings['clock']}, {limit}",
+                "method": cell.settings["method"],
+                "seed": cell.settings["seed"],
+                "why": "not computed",
+            })  # fmt: skip
     tables = study.publish(folder, collected, FULL, NONE.name)
-    rows: Rows = [
-        {**cell.settings, **row} for cell in convex.cells() for row in (read(cells, cell) or {"rows": []})["rows"]
-    ]
     if rows:
         write_rows(folder / "convex.parquet", rows)
         picture(rows, folder / "pictures" / "convex.png")
