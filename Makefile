@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test verify lint types docs bench evidence wheel format clean
+.PHONY: help demo test verify lint types docs bench evidence study wheel format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -45,7 +45,7 @@ format: .venv/installed-dev  ## repair what can be repaired by a machine
 
 clean:  ## remove everything that make made, except runs/
 	rm -rf .venv build dist site .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks examples src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks examples src studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # DATA is a folder that holds MNIST as train.parquet and test.parquet; see studies/first_evidence/README.md.
 evidence: .venv/installed  ## first evidence on MNIST, with DATA=folder: about 6 minutes on two cores, resumable
@@ -54,6 +54,13 @@ evidence: .venv/installed  ## first evidence on MNIST, with DATA=folder: about 6
 		if [ -d runs/evidence/$$run ]; then $(BIN)/lanterne resume runs/evidence/$$run || exit; \
 		else $(BIN)/lanterne run studies/first_evidence/$$run.toml --data "$(DATA)" --out runs/evidence/$$run || exit; fi; done
 	$(BIN)/python studies/collect.py studies/first_evidence runs/evidence/shards runs/evidence/never_finish runs/evidence/loaded
+
+# DATA is a folder that holds mnist/ and cifar10/; see studies/salf/README.md.
+SIZE ?= small
+
+study: .venv/installed  ## the study of SALF and its baselines, with DATA=folder: within an hour on two cores, resumable
+	@test -n "$(DATA)" || { echo "say where mnist/ and cifar10/ are: make study DATA=path/to/data" >&2; exit 2; }
+	$(BIN)/python -m studies.salf --size $(SIZE) --data "$(DATA)" --publish
 
 # Two stamps, because the demo needs less than the tests.
 

@@ -1,0 +1,1 @@
+"""Studies: each compares methods on one question, as CONTRIBUTING says."""

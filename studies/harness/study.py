@@ -1,0 +1,126 @@
+"""A race study from its plan to its folder: tuning, then the final cells, then what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from studies.harness.cells import Cell, Say, compute
+from studies.harness.plan import Plan, Problem
+from studies.harness.publish import Collected, not_run, pictures, write_rows
+from studies.harness.race import race
+from studies.harness.tables import accuracy, choices, classes, settled
+from studies.harness.tune import choose, scores
+
+Wanted = Callable[[Cell], bool]
+
+
+def tuning_cells(plan: Plan) -> list[Cell]:
+    """All cells from which learning rates are chosen, of methods that this version has."""
+    methods = [method for method in plan.methods if method.known]
+    return [cell for problem in plan.problems for method in methods for cell in plan.tuning(problem, method).values()]
+
+
+def final_cells(plan: Plan, out: Path) -> list[Cell]:
+    """The cells of the tables whose learning rate has been chosen.
+
+    Args:
+        plan: what is wanted.
+        out: the folder of results.
+    """
+    found = []
+    rates: dict[tuple[Problem, str], float | None] = {}
+    for setting, method in plan.wanted():
+        key = setting.problem, method.label
+        if key not in rates:
+            known = scores(plan, setting.problem, method, out) if method.known else None
+            rates[key] = None if known is None else choose(known)
+        lr = rates[key]
+        if lr is not None:
+            found += [plan.final(setting, method, seed, lr) for seed in plan.seeds]
+    return found
+
+
+def expected_seconds(plan: Plan) -> float:
+    """About how long a plan computes, on one core."""
+    tuning = sum(cell.seconds for cell in tuning_cells(plan))
+    return tuning + sum(s.problem.seconds for s, method in plan.wanted() if method.known) * len(plan.seeds)
+
+
+def run(plan: Plan, data: Path, out: Path, jobs: int, say: Say, wanted: Wanted = lambda cell: True) -> dict[str, str]:
+    """Compute what is missing of a plan.
+
+    Args:
+        plan: of the study.
+        data: a folder that holds the data sets as folders.
+        out: the folder of results.
+        jobs: processes.
+        say: hears how it goes.
+        wanted: which cells, where it is not all.
+
+    Returns:
+        What went wrong, by the name of the cell.
+    """
+    work = partial(race, folder=data)
+
+    def stage(name: str, cells: list[Cell]) -> dict[str, str]:
+        failed: dict[str, str] = {}
+        for source, own in _by_data(cell for cell in cells if wanted(cell)).items():
+            if source == "digits" or (data / source).is_dir():
+                say(f"{name} on {source}: {len(own)} cells.")
+                failed |= compute(own, work, out, jobs, say)
+            else:
+                say(f"{name}: {len(own)} cells need {data / source}, which is not there; left out.")
+        return failed
+
+    return stage("tuning", tuning_cells(plan)) | stage("final cells", final_cells(plan, out))
+
+
+def publish(folder: Path, collected: Collected, plan: Plan, without: str) -> dict[str, str]:
+    """Write rows, tables and pictures.
+
+    Args:
+        folder: where to.
+        collected: what there is.
+        plan: for its methods.
+        without: the fleet without stragglers.
+
+    Returns:
+        The tables by name; `not_run` among them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if collected.test or collected.validation:
+        write_rows(folder / "rows.parquet", [*collected.validation, *collected.test])
+    pictures(collected.test, folder / "pictures", without)
+    (folder / "not_run.md").write_text(f"# Cells that were not run\n\n{not_run(collected.missing)}", encoding="utf-8")
+    return tables(collected.validation + collected.test, plan, without)
+
+
+def tables(rows: Iterable[Mapping[str, object]], plan: Plan, without: str) -> dict[str, str]:
+    """All tables by name, from rows alone.
+
+    Args:
+        rows: of tuning and of the final cells.
+        plan: for its methods.
+        without: the fleet without stragglers.
+    """
+    every = list(rows)
+    test = [row for row in every if row["split"] == "test"]
+    if not test:
+        return dict.fromkeys(("accuracy", "classes", "settled", "choices"), "")
+    equal = {method.label for method in plan.methods if method.equals_fedavg}
+    return {
+        "accuracy": accuracy(test, without, equal),
+        "classes": classes([row for row in test if row["partition"] == "by-speed"]),
+        "settled": settled(test, without),
+        "choices": choices([row for row in every if row["split"] == "validation"]),
+    }
+
+
+def _by_data(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Cells by data set: a process keeps one in memory."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.settings["data"], []).append(cell)
+    return found
