@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from scipy.special import gammaincc
 
 from lanterne.algorithms import Drop, Salf
-from lanterne.experiment.deadline import first_jobs
+from lanterne.experiment.deadline import first_job
 from lanterne.fleet import adel_deadlines, empty_layers, preset, round_weights
 from lanterne.runtime import Loop, Simulator
 from lanterne.testing import simulate, tiny_mlp, tiny_problem, uneven_fleet
@@ -27,7 +27,7 @@ def test_one_deadline_for_all_rounds_and_the_same_for_each_are_one(kind: Any) ->
     for deadline in (0.03, (0.03,), (0.03, 0.03, 0.03, 0.03), (0.03, 0.03, 0.04)):
         make = lambda s, d=deadline: kind(stack=s, lr=0.3, deadline=d)  # noqa: E731
         w, simulator = simulate(make, problem, fleet, 4)
-        runs.append((w, simulator.timeline, simulator.ledger.snapshot()))
+        runs.append((w, simulator.timeline, simulator.ledger))
     assert all(torch.equal(w, runs[0][0]) for w, _, _ in runs[:3])
     assert all(rest == list(runs[0][1:]) for _, *rest in runs[:3])
     assert not torch.equal(runs[3][0], runs[0][0])
@@ -66,7 +66,7 @@ def test_adels_deadlines_are_kept_by_both_and_equal_ones_are_that_deadline() -> 
     """Where all rounds count the same, ADEL-FL is SALF with the budget's share as its deadline."""
     problem, rounds = tiny_problem(), 6
     fleet = preset("exponential-layers", mean=1.0).build(6, 1, LAYERS)
-    job = first_jobs(Salf(stack=problem.stack), problem.stack, fleet, problem.streams, problem.w)
+    job = first_job(Salf(stack=problem.stack, deadline=1e9), problem.stack, fleet, problem.streams, problem.w)
     chances = empty_layers(fleet, job, LAYERS)
     even = adel_deadlines(chances, round_weights([1.0] * rounds, 0.0), 12.0)
     assert even == pytest.approx([2.0] * rounds, rel=2e-3)

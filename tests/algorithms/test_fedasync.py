@@ -165,9 +165,9 @@ def test_momentum_acts_on_the_proximal_term_too(keep: bool) -> None:
         w = w - 0.3 * m
     assert torch.allclose(found, w, rtol=0, atol=1e-13)
     # Parameters, gradients, the model that is drawn back to, and the velocity, be it the optimiser's or the client's.
-    assert simulator.ledger.accounts[0].static == 4 * 8 * problem.stack.size
+    assert simulator.ledger[0].static == 4 * 8 * problem.stack.size
     _, plain = simulate(lambda s: FedAsync(stack=s, proximal=0.0), problem, fleet, 1)
-    assert plain.ledger.accounts[0].static == 2 * 8 * problem.stack.size
+    assert plain.ledger[0].static == 2 * 8 * problem.stack.size
 
 
 def test_so_many_are_at_work_as_was_asked_for() -> None:

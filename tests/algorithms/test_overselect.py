@@ -40,7 +40,7 @@ def test_the_first_k_are_averaged_and_the_others_sent_home(cohort: int, factor: 
     assert {r["client"] for r in simulator.timeline if r["outcome"] == "complete"} == kept
     assert {r["client"] for r in simulator.timeline if r["outcome"] == "cancelled"} == left
     assert len(kept) + len(left) == invited
-    books = simulator.ledger.accounts
+    books = simulator.ledger
     assert all(books[c].wasted == books[c].busy > 0 for c in left)
     assert all(books[c].wasted == 0 for c in kept)
     gone = replace(fleet, devices=[replace(d, dropout=float(c not in kept)) for c, d in enumerate(fleet.devices)])

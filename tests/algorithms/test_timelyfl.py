@@ -197,7 +197,7 @@ def test_slow_clients_send_only_the_layers_that_they_trained() -> None:
         steps, rest = divmod(r["of"], 2 * LAYERS)
         depth = LAYERS if not rest else r["of"] // 2 - LAYERS  # two steps of so many backwards
         depths.add(depth)
-        sent = simulator.ledger.accounts[r["client"]].bytes["model_up"]
+        sent = simulator.ledger[r["client"]].bytes["model_up"]
         if r["outcome"] == "complete":
             assert sent == 8 * (edges[-1] - edges[LAYERS - depth])
         assert steps >= 1
@@ -261,7 +261,7 @@ def test_a_velocity_costs_memory_of_the_layers_that_are_trained() -> None:
     for momentum in (0.0, 0.5):
         make = lambda s, m=momentum: TimelyFL(stack=s, momentum=m)  # noqa: E731
         _, simulator = simulate(make, problem, FLEET, 1)
-        static[momentum] = {c: a.static for c, a in simulator.ledger.accounts.items()}
+        static[momentum] = {c: a.static for c, a in simulator.ledger.items()}
         depths = {r["client"]: r["of"] - LAYERS for r in simulator.timeline if r["of"] <= 2 * LAYERS}
     assert set(depths.values()) == {1, 2, 3}
     edges = problem.stack.edges

@@ -177,5 +177,6 @@ def test_what_cannot_be_set_beside_a_file_is_refused_with_its_repair(given: dict
 def test_what_can_be_set_beside_a_file_is_what_every_preset_has() -> None:
     assert tuple(fleet_wide()) == FLEET_WIDE == tuple(WHOLE)
     for name in PRESETS:
-        config = parse_config({"algorithms": ["salf"], "fleet": {"kind": name, **WHOLE}})
-        assert config.fleet.parameters == WHOLE
+        needed = {"capacity": "phones.pickle"} if name == "fedscale" else {}
+        config = parse_config({"algorithms": ["salf"], "fleet": {"kind": name, **needed, **WHOLE}})
+        assert config.fleet.parameters == needed | WHOLE

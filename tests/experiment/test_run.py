@@ -185,7 +185,8 @@ def test_the_default_deadline_is_just_what_the_others_need() -> None:
         assert done == {c for c in range(5) if world.fleet.devices[c].tier == "fast"}
         assert len(done) == 3
         assert simulator.now == deadline
-    tighter = prepare(parse_config(small(training={"deadline": math.nextafter(deadline, 0)})))
+    just_missed = {"algorithms": ["salf", "drop"], "training": {"deadline": math.nextafter(deadline, 0)}}
+    tighter = prepare(parse_config(small(**just_missed)))
     world, executor = tighter.world(1), tighter.executor()
     simulator = tighter.simulator(
         "salf", world, executor, 1
