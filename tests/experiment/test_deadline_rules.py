@@ -100,3 +100,21 @@ def test_what_is_no_deadline_is_refused_in_one_line(given: Any) -> None:
     assert len(str(caught.value)) < 300
     with pytest.raises(ConfigError, match=r"^algorithms\.salf\.deadline.*(list of them|for each round|training)"):
         parse_config({**SMALL, "algorithms": {"salf": {"deadline": given}}})
+
+
+def test_partial_work_by_whole_steps_takes_adels_deadlines_but_is_not_what_they_are_made_for() -> None:
+    deadline = {"deadline": "adel:16", "lr": 0.5}
+    alone = deadlines(training=deadline, algorithms=["salf"])
+    for others in (["fedprox", "fednova", "salf"], ["salf", "fednova", "fedprox"]):
+        config = parse_config({**SMALL, "training": deadline, "algorithms": others})
+        prepared = prepare(config)
+        assert prepared.config.training.deadline == alone
+        for name in others:
+            assert prepared.algorithms[name].deadline == alone  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["fedprox", "fednova"])
+def test_each_round_of_partial_work_lasts_its_own_deadline(name: str, tmp_path: Path) -> None:
+    config = parse_config({**SMALL, "rounds": 3, "training": {"deadline": [1, 0.5, 2.0]}, "algorithms": [name]})
+    (run,) = run_experiment(prepare(config), tmp_path / "run")["runs"]
+    assert run["virtual_seconds"] == 3.5

@@ -56,6 +56,13 @@ def test_p_counts_every_device_its_losses_and_the_first_step_only() -> None:
     assert drawn == pytest.approx(exact, rel=0.02)
 
 
+def test_a_hundred_devices_stand_for_all_of_a_large_fleet() -> None:
+    """The chance that nobody reaches a layer is that of a thousand clients, not of the hundred that were looked at."""
+    fleet = preset("exponential-layers", mean=1.0).build(1000, 1, LAYERS)
+    for T in (0.05, 0.2):
+        assert empty_layers(fleet, JOB, LAYERS)(T) == pytest.approx(exponential(T, users=1000), rel=1e-6, abs=1e-300)
+
+
 def test_a_large_fleet_is_as_its_hundred() -> None:
     small, large = (preset("exponential-layers").build(n, 1, LAYERS) for n in (100, 250_000))
     assert empty_layers(large, JOB, LAYERS, 20)(2.0) == pytest.approx(empty_layers(small, JOB, LAYERS, 20)(2.0))

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from lanterne.budget import Deadlines, of_round
 from lanterne.learn import Task, Update, coverage_mean, stepwise_sgd
 from lanterne.models import LayerStack, full
 from lanterne.protocol import (
@@ -68,7 +69,7 @@ class FedNova:
     momentum: Annotated[float, Field(ge=0, lt=1, description="rho, of local SGD, from rest in every round")] = 0.0
     cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
     weights: Annotated[Literal["samples", "equal"], Field(description="p_u of the average")] = "samples"
-    deadline: Annotated[float, Field(gt=0, description="T, seconds after the invitation")] = math.inf
+    deadline: Annotated[Deadlines, Field(description="T, seconds after the invitation; or a list")] = math.inf
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up", "steps": "scalar_up"}
 
@@ -93,7 +94,7 @@ class FedNova:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, hear from everyone by the deadline, average directions, and go as far as the average client did."""
         requests = [self._request(state, cohort, client) for client in cohort.sample(self.cohort, cohort.key)]
-        replies = usable((yield from exchange(requests, Deadline(self.deadline), late="cancel")))
+        replies = usable((yield from exchange(requests, Deadline(of_round(self.deadline, state.round)), late="cancel")))
         found = [
             (r["delta"], client_weight(cohort, r.request.to, self.weights), self.norm(int(r["steps"])))
             for r in replies
@@ -115,7 +116,13 @@ class FedNova:
         batches = range(state.round * steps, (state.round + 1) * steps)
         velocity = state.w.nbytes if self.momentum else 0
         return training(
-            client, {"w": state.w}, batches, n, deadline=self.deadline, indivisible=2 * n, optimiser=velocity
+            client,
+            {"w": state.w},
+            batches,
+            n,
+            deadline=of_round(self.deadline, state.round),
+            indivisible=2 * n,
+            optimiser=velocity,
         )
 
     def norm(self, steps: int) -> float:

@@ -22,6 +22,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from lanterne.budget import Deadlines, of_round
 from lanterne.learn import Task, Update, coverage_mean, stepwise_sgd
 from lanterne.models import LayerStack, full
 from lanterne.protocol import (
@@ -57,7 +58,7 @@ class FedProx:
     keep_momentum: Annotated[bool, Field(description="keep the velocity on the client between rounds")] = False
     cohort: Annotated[int | None, Field(ge=1, description="K, clients invited per round; all by default")] = None
     weights: Annotated[Literal["samples", "equal"], Field(description="n_u of the average")] = "samples"
-    deadline: Annotated[float, Field(gt=0, description="T, seconds after the invitation")] = math.inf
+    deadline: Annotated[Deadlines, Field(description="T, seconds after the invitation; or a list")] = math.inf
     mu: Annotated[float, Field(ge=0, description="mu, how strongly local weights are pulled to the global ones")] = 0.01
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up"}
@@ -92,11 +93,11 @@ class FedProx:
         requests = [
             training(
                 client, {"w": state.w}, batches, n,
-                deadline=self.deadline, indivisible=step, optimiser=velocity + anchor,
+                deadline=of_round(self.deadline, state.round), indivisible=step, optimiser=velocity + anchor,
             )
             for client in cohort.sample(self.cohort, cohort.key)
         ]  # fmt: skip
-        replies = yield from exchange(requests, Deadline(self.deadline), late="cancel")
+        replies = yield from exchange(requests, Deadline(of_round(self.deadline, state.round)), late="cancel")
         updates = [
             Update(full(self.stack), r["delta"], client_weight(cohort, r.request.to, self.weights))
             for r in usable(replies)

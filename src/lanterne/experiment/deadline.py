@@ -81,7 +81,8 @@ def resolve_deadline(
         deadline = asked
     elif isinstance(asked, str) and (budget := adel_budget(asked)) is not None:
         # For the first method that sends the layers it reached; else for the first method.
-        label = next((label for label, job in jobs.items() if math.isfinite(job.deadline)), next(iter(jobs)))
+        layers = (label for label, job in jobs.items() if math.isfinite(job.deadline) and job.indivisible == 1)
+        label = next(layers, next(iter(jobs)))
         deadline = _adel(budget, config.rounds, algorithms[label], jobs[label], fleet, len(stack))
     elif isinstance(asked, str):
         q = quantile(asked)
