@@ -100,7 +100,7 @@ class Loop:
 
 @contextmanager
 def _quick_turns() -> Iterator[None]:
-    """Let threads ask for the interpreter after 0.1 ms instead of 5: between operators they seldom need it for longer."""
+    """Let threads ask for the interpreter after 0.1 ms, not 5: between operators they seldom need it for longer."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
