@@ -17,7 +17,7 @@ from lanterne.experiment import parse_config
 from lanterne.experiment.deadline import resolve_deadline
 from lanterne.fleet import Device, Fleet, Loaded, preset
 from lanterne.learn import Task
-from lanterne.models import LayerStack, initial_weights
+from lanterne.models import LayerStack, block_costs, initial_weights
 from lanterne.models.zoo import build
 from lanterne.protocol import All, Pass, Request, exchange
 from lanterne.runtime import Loop, Simulator
@@ -153,3 +153,17 @@ def test_where_everybody_straggles_it_is_what_the_slowest_needs_on_average() -> 
     fleet = preset("stragglers", share=1.0).build(12, 0, len(STACK))
     expected = max(float(seconds_of(fleet, make(stack=STACK)).max()) for make in (Drop, Salf))
     assert resolved(None, fleet, drop=Drop(stack=STACK), salf=Salf(stack=STACK)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_fleet_in_which_nobody_has_the_memory_is_refused_before_the_run() -> None:
+    waits = FedAvg(stack=STACK)
+    need = 2 * STACK.size * 8 + 8 * sum(c.saved for c in block_costs(STACK, torch.float64))
+    enough = Fleet([Device(memory=100.0), Device(memory=float(need))])
+    assert resolved(None, enough, fedavg=waits) > 0
+    little = Fleet([Device(memory=100.0), Device(memory=need - 1.0)])
+    with pytest.raises(
+        FleetError, match=rf"No device has the memory for 'fedavg': its first request needs {need} bytes"
+    ):
+        resolved(None, little, fedavg=waits)
+    with pytest.raises(FleetError, match=rf"needs {need + 8 * STACK.size} bytes"):
+        resolved(None, enough, fedavg=replace(waits, momentum=0.5))

@@ -34,8 +34,9 @@ from lanterne.learn import Task
 from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm, Dispatch, Output, Request
 from lanterne.runtime import Loop, Simulator
+from lanterne.runtime.call import signature
 from lanterne.runtime.cohort import SimulatedCohort, expected_seconds
-from lanterne.tree import spec_of
+from lanterne.tree import Spec, nbytes, spec_of
 
 #: Seconds; finite, so that requests which carry a deadline can be told from those which do not.
 _NEVER_MISSED = 1e100
@@ -66,16 +67,17 @@ def resolve_deadline(
 
     Raises:
         ConfigError: for a deadline that cannot be read.
-        FleetError: for a deadline that nobody can meet.
+        FleetError: for a deadline that nobody can meet, or a method for which no device has the memory.
     """
     asked = config.training.deadline
     devices = told_apart(fleet.devices)
     # Who is away must not matter to how long the work takes.
     there = replace(fleet, devices=devices.always_there())
+    first = {label: _first_request(_with_deadline(a), stack, there, streams, w) for label, a in algorithms.items()}
+    _check_memory(first, devices)
     with_deadline = {label: a for label, a in algorithms.items() if hasattr(a, "deadline")}
     # How long a method works that has no deadline must not lengthen that of the others.
-    asked_of = {label: _with_deadline(a) for label, a in (with_deadline or algorithms).items()}
-    jobs = {label: first_job(a, stack, there, streams, w) for label, a in asked_of.items()}
+    jobs = {label: _priced(*first[label]) for label in with_deadline or algorithms}
     deadline: float | tuple[float, ...]
     if isinstance(asked, int | float | tuple):
         deadline = asked
@@ -118,9 +120,15 @@ def first_job(algorithm: Algorithm[Any], stack: LayerStack, fleet: Fleet, stream
     Raises:
         ConfigError: for a method that asks nobody for anything.
     """
-    request, simulator = _first_request(algorithm, stack, fleet, streams, w)
-    arrays = {n: a for n, a in request.arrays.items() if not isinstance(a, Output)}
-    return simulator.pricing.job(request, (), spec_of(arrays))
+    return _priced(*_first_request(algorithm, stack, fleet, streams, w))
+
+
+def _priced(request: Request, simulator: Simulator) -> Job:
+    return simulator.pricing.job(request, (), _brought(request))
+
+
+def _brought(request: Request) -> Spec:
+    return spec_of({n: a for n, a in request.arrays.items() if not isinstance(a, Output)})
 
 
 def _first_request(
@@ -141,6 +149,21 @@ def _first_request(
         program.close()
         executor.close()
     return next(iter(effect.requests)), simulator
+
+
+def _check_memory(first: Mapping[str, tuple[Request, Simulator]], devices: Classes) -> None:
+    """Refuse a method whose first request every device would have to refuse."""
+    column = devices.columns.get("memory")
+    most = max(device.memory for device in devices.table) if column is None else float(column.max())
+    for label, (request, simulator) in first.items():
+        after = simulator.pricing.reply(signature(request, (), _brought(request), None)).state
+        memory = simulator.pricing.memory(request.passes, nbytes(after) + request.optimiser)
+        need = memory.static + memory.working
+        if need > most:
+            raise FleetError(
+                f"No device has the memory for {label!r}: its first request needs {need} bytes, and the largest has "
+                f"{most:g}. Give the devices more, or take a smaller model or batch."
+            )
 
 
 def _with_deadline(algorithm: Algorithm[Any]) -> Algorithm[Any]:
