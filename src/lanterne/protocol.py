@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 from lanterne.budget import Budget
+from lanterne.rng import generator
 
 Address = int | tuple[str, int]
 Outcome = Literal["complete", "partial", "refused", "failed", "lost"]
@@ -339,6 +341,22 @@ def drive(program: Program[S], world: World) -> S:
     except StopIteration as stop:
         value: S = stop.value
         return value
+
+
+def idle_clients(cohort: Cohort, busy: AbstractSet[int], most: int | None, key: int) -> list[int]:
+    """Whom an asynchronous method invites next: clients at random that are not at work, ascending.
+
+    Args:
+        cohort: who can be reached.
+        busy: the clients at work.
+        most: how many may be at work at once; None is all.
+        key: of this draw.
+    """
+    free = None if most is None else max(most - len(busy), 0)
+    idle = [c for c in cohort.sample(None if free is None else free + len(busy), key) if c not in busy]
+    if free is None:
+        return idle
+    return sorted(idle[i] for i in generator(key, "order").permutation(len(idle))[:free])
 
 
 def client_weight(cohort: Cohort, client: Address, weights: Literal["samples", "equal"]) -> float:

@@ -109,7 +109,7 @@ def published() -> dict[str, str]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m studies.salf", description=(HERE / "README.md").read_text()[:0])
+    parser = argparse.ArgumentParser(prog="python -m studies.salf")
     parser.add_argument(
         "--size", choices=list(SIZES), default="small", help="small ends within 60 minutes on two cores"
     )

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from lanterne.budget import Deadlines, of_round
-from lanterne.learn import Task, Update, coverage_mean, local_sgd
+from lanterne.learn import Task, Update, coverage_mean, local_sgd, velocity_bytes
 from lanterne.models import LayerStack, full
 from lanterne.protocol import (
     Cohort,
@@ -81,7 +81,7 @@ class Drop:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, wait until the deadline, cancel the others, average over those who answered."""
         n, k = len(self.stack), self.local_steps
-        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        velocity = velocity_bytes(state.w, self.momentum, self.keep_momentum)
         invited = cohort.sample(self.cohort, cohort.key)
         requests = [
             training(client, {"w": state.w}, range(state.round * k, (state.round + 1) * k), n, optimiser=velocity)

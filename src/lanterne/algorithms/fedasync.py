@@ -23,8 +23,20 @@ from torch import Tensor
 
 from lanterne.learn import Task, local_sgd, polynomial_staleness
 from lanterne.models import LayerStack, full
-from lanterne.protocol import Cohort, Dispatch, First, Gather, Handler, Inbox, Local, Program, training, usable
-from lanterne.rng import fold, generator
+from lanterne.protocol import (
+    Cohort,
+    Dispatch,
+    First,
+    Gather,
+    Handler,
+    Inbox,
+    Local,
+    Program,
+    idle_clients,
+    training,
+    usable,
+)
+from lanterne.rng import fold
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -120,10 +132,7 @@ class FedAsync:
     def _invite(self, state: State, cohort: Cohort, key: int) -> Program[State]:
         """Send the current version to idle clients at random, until as many are at work as may be."""
         busy, steps = set(state.busy), dict(state.steps)
-        free = None if self.cohort is None else max(self.cohort - len(busy), 0)
-        idle = [c for c in cohort.sample(None if free is None else free + len(busy), key) if c not in busy]
-        if free is not None:
-            idle = sorted(idle[i] for i in generator(key, "order").permutation(len(idle))[:free])
+        idle = idle_clients(cohort, busy, self.cohort, key)
         n, k = len(self.stack), self.local_steps
         copies = bool(self.proximal) + (self.momentum > 0 and not self.keep_momentum)  # the anchor, and a velocity
         requests = []

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from lanterne.learn import Task, Update, coverage_mean, local_sgd
+from lanterne.learn import Task, Update, coverage_mean, local_sgd, velocity_bytes
 from lanterne.models import LayerStack, full
 from lanterne.protocol import Cohort, Handler, Inbox, Local, Program, client_weight, exchange, training, usable
 
@@ -68,7 +68,7 @@ class FedAvg:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, wait for all, average over those who answered."""
         n, k = len(self.stack), self.local_steps
-        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        velocity = velocity_bytes(state.w, self.momentum, self.keep_momentum)
         replies = yield from exchange([
             training(client, {"w": state.w}, range(state.round * k, (state.round + 1) * k), n, optimiser=velocity)
             for client in cohort.sample(self.cohort, cohort.key)

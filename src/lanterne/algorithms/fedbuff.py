@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from lanterne.learn import Task, local_sgd, polynomial_staleness
+from lanterne.learn import Task, local_sgd, polynomial_staleness, velocity_bytes
 from lanterne.models import LayerStack, full
 from lanterne.protocol import (
     Cohort,
@@ -33,9 +33,10 @@ from lanterne.protocol import (
     Program,
     Request,
     client_weight,
+    idle_clients,
     training,
 )
-from lanterne.rng import fold, generator
+from lanterne.rng import fold
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -117,14 +118,10 @@ class FedBuff:
 
     def _invite(self, state: State, cohort: Cohort, key: int) -> Program[State]:
         """Send the current version to clients at random, until M are at work."""
-        wanted = None if self.cohort is None else max(self.cohort - len(state.busy), 0)
-        candidates = cohort.sample(None if wanted is None else wanted + len(state.busy), key)
         busy = set(state.busy)
-        idle = [client for client in candidates if client not in busy]
-        if wanted is not None:
-            idle = sorted(idle[i] for i in generator(key, "order").permutation(len(idle))[:wanted])
+        idle = idle_clients(cohort, busy, self.cohort, key)
         n, k, steps, requests = len(self.stack), self.local_steps, dict(state.steps), []
-        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        velocity = velocity_bytes(state.w, self.momentum, self.keep_momentum)
         for client in idle:
             first = steps.get(client, 0)
             steps[client] = first + k

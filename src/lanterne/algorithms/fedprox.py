@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from lanterne.budget import Deadlines, of_round
-from lanterne.learn import Task, Update, coverage_mean, stepwise_sgd
+from lanterne.learn import Task, Update, coverage_mean, stepwise_sgd, velocity_bytes
 from lanterne.models import LayerStack, full
 from lanterne.protocol import (
     Cohort,
@@ -87,7 +87,7 @@ class FedProx:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, hear from everyone by the deadline, average over those who finished a step."""
         n, k = len(self.stack), self.local_steps
-        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        velocity = velocity_bytes(state.w, self.momentum, self.keep_momentum)
         anchor = state.w.nbytes if self.mu else 0
         batches, step = range(state.round * k, (state.round + 1) * k), 2 * n
         requests = [

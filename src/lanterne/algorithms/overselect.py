@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from lanterne.learn import Task, Update, coverage_mean, local_sgd
+from lanterne.learn import Task, Update, coverage_mean, local_sgd, velocity_bytes
 from lanterne.models import LayerStack, full
 from lanterne.protocol import Cohort, First, Handler, Inbox, Local, Program, client_weight, exchange, training, usable
 
@@ -56,7 +56,7 @@ class OverSelect:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Local steps from the global weights; the difference goes back."""
         w, m = local_sgd(task, full(task.stack), inbox["w"], local.x, local.y, self.lr, self.momentum, state.get("m"))
-        return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": w - inbox["w"]}
+        return {"m": m} if self.keep_momentum and m is not None else {}, {"delta": w.sub_(inbox["w"])}
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""
@@ -65,7 +65,7 @@ class OverSelect:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite 1.3 K, wait for the first K, cancel the others, average over those who answered."""
         n, k = len(self.stack), self.local_steps
-        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        velocity = velocity_bytes(state.w, self.momentum, self.keep_momentum)
         wanted = None if self.cohort is None else round(self.factor * self.cohort)
         invited = cohort.sample(wanted, cohort.key)
         answers = self.cohort or max(round(len(invited) / self.factor), 1)

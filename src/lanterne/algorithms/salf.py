@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lanterne.budget import Deadlines, of_round
 from lanterne.errors import ConfigError
-from lanterne.learn import Task, Update, budgeted_sgd, coverage_sum
+from lanterne.learn import Task, Update, budgeted_sgd, coverage_sum, velocity_bytes
 from lanterne.models import LayerStack, reached
 from lanterne.protocol import (
     Address,
@@ -125,7 +125,7 @@ class Salf:
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Invite, hear from everyone by the deadline, average every layer over those who reached it."""
         n, k = len(self.stack), self.local_steps
-        velocity = 0 if self.keep_momentum or not self.momentum else state.w.nbytes
+        velocity = velocity_bytes(state.w, self.momentum, self.keep_momentum)
         deadline, batches = of_round(self.deadline, state.round), range(state.round * k, (state.round + 1) * k)
         stop = "arrive" if self.upload == "inside" else "compute"
         requests = [

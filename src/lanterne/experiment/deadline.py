@@ -34,9 +34,8 @@ from lanterne.learn import Task
 from lanterne.models import LayerStack
 from lanterne.protocol import Algorithm, Dispatch, Output, Request
 from lanterne.runtime import Loop, Simulator
-from lanterne.runtime.call import signature
 from lanterne.runtime.cohort import SimulatedCohort, expected_seconds
-from lanterne.tree import Spec, nbytes, spec_of
+from lanterne.tree import Spec, spec_of
 
 #: Seconds; finite, so that requests which carry a deadline can be told from those which do not.
 _NEVER_MISSED = 1e100
@@ -156,8 +155,7 @@ def _check_memory(first: Mapping[str, tuple[Request, Simulator]], devices: Class
     column = devices.columns.get("memory")
     most = max(device.memory for device in devices.table) if column is None else float(column.max())
     for label, (request, simulator) in first.items():
-        after = simulator.pricing.reply(signature(request, (), _brought(request), None)).state
-        memory = simulator.pricing.memory(request.passes, nbytes(after) + request.optimiser)
+        memory = simulator.pricing.footprint(request, (), _brought(request))
         need = memory.static + memory.working
         if need > most:
             raise FleetError(

@@ -1,7 +1,7 @@
 """How numbers change: pure functions on flat vectors, ignorant of rounds, clients and clocks."""
 
 from lanterne.learn.aggregate import Update, coverage_mean, coverage_sum, polynomial_staleness
-from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, momentum_step, sgd_step
+from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, momentum_step, sgd_step, velocity_bytes
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import Loss, cross_entropy
 from lanterne.learn.stepwise import stepwise_sgd
@@ -24,4 +24,5 @@ __all__ = [
     "sgd_step",
     "stepwise_sgd",
     "truncated_gradient",
+    "velocity_bytes",
 ]

@@ -68,6 +68,17 @@ def momentum_step(w: Tensor, m: Tensor | None, g: Tensor, lr: float, momentum: f
     return torch.sub(w, g, alpha=lr), m if momentum else None
 
 
+def velocity_bytes(w: Tensor, momentum: float, kept: bool) -> int:
+    """What a velocity adds to a client's memory during the work; one that is kept counts as the client's state.
+
+    Args:
+        w: what is trained.
+        momentum: 0 needs no velocity.
+        kept: whether it stays on the client between requests.
+    """
+    return w.nbytes if momentum and not kept else 0
+
+
 def local_sgd(
     task: Task,
     view: ParamView,

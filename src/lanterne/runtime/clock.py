@@ -20,9 +20,9 @@ from lanterne.rng import uniform
 from lanterne.runtime.call import Call, signature
 from lanterne.runtime.ledger import Ledger
 from lanterne.runtime.numerics import Numerics
-from lanterne.runtime.pricing import Memory, Pricing
+from lanterne.runtime.pricing import Pricing
 from lanterne.runtime.progress import Spent, finished, received, sent, spent
-from lanterne.tree import ArraySpec, Spec, nbytes
+from lanterne.tree import ArraySpec, Spec
 
 _SETTLE, _READY = 0, 1
 
@@ -118,7 +118,7 @@ class VirtualClock:
             self._nothing(call, "lost", self.now, self.now + self.fleet.detection)
             return
         state, arrays = self.numerics.state_spec(call), self.in_spec(call)
-        memory = self.memory(call, state, arrays)
+        memory = self.pricing.footprint(q, state, arrays)
         if memory.static + memory.working > device.memory:
             self._nothing(call, "refused", self.now + device.latency, self.now + 2 * device.latency)
             return
@@ -155,12 +155,6 @@ class VirtualClock:
         """From here on the shapes of a call's reply and of the state after it are known."""
         call.signature = signature(call.request, state, arrays, units)
         call.state_spec, call.spec, call.nbytes = self.pricing.reply(call.signature)
-
-    def memory(self, call: Call, state: Spec, arrays: Spec) -> Memory:
-        """Peak bytes of a call on its device, which keeps the larger of the states before and after."""
-        after = self.pricing.reply(signature(call.request, state, arrays, None)).state
-        kept = max(nbytes(state), nbytes(after)) + call.request.optimiser
-        return self.pricing.memory(call.request.passes, kept)
 
     def _lost_at(self, client: int, call: Call, draw: Draw) -> float | None:
         """When the device goes away in the middle of the call, if it does."""

@@ -134,6 +134,17 @@ class Pricing:
         known = self._memory[key]
         return Memory(known.static + kept, known.working)
 
+    def footprint(self, request: Request, state: Spec, arrays: Spec) -> Memory:
+        """Peak bytes of a request on its device, which keeps the larger of the states before and after.
+
+        Args:
+            request: to a client.
+            state: what the client will find at its address.
+            arrays: what the request brings.
+        """
+        after = self.reply(signature(request, state, arrays, None)).state
+        return self.memory(request.passes, max(nbytes(state), nbytes(after)) + request.optimiser)
+
     def job(self, request: Request, state: Spec, arrays: Spec) -> Job:
         """A request as a device sees it.
 

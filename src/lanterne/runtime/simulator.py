@@ -202,7 +202,7 @@ class Simulator:
 
     def _why(self, call: Call) -> str | None:
         if call.outcome == "refused" and isinstance(call.request.to, int):
-            memory = self.clock.memory(call, call.state_spec, self.clock.in_spec(call))
+            memory = self.pricing.footprint(call.request, call.state_spec, self.clock.in_spec(call))
             return (
                 f"needs {memory.static + memory.working} bytes of memory, has "
                 f"{self.fleet.devices[call.request.to].memory:g}"
