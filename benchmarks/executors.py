@@ -25,6 +25,8 @@ from lanterne.models.zoo import build
 from lanterne.runtime import Batched, Loop, Simulator, choose_executor
 
 REPEATS, THREADS = 7, 2
+#: Steps before the clock starts: by then gradients are recorded.
+WARM_UP = 400
 
 
 def models() -> dict[str, LayerStack]:
@@ -66,7 +68,8 @@ def main() -> None:
             runs = {kind: simulator(stack, batch, clients, kind) for kind in (Loop, Batched)}
             times: dict[type[Loop], list[float]] = {kind: [] for kind in runs}
             for s in runs.values():
-                s.round(algorithm, state)
+                for _ in range(WARM_UP // clients + 1):
+                    s.round(algorithm, state)
             for _ in range(REPEATS):
                 for kind, s in runs.items():
                     begun = time.perf_counter()

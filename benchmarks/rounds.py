@@ -29,6 +29,8 @@ from lanterne.protocol import Cohort, Handler, Inbox, Local, Program, Request, e
 from lanterne.runtime import Batched, Loop, Simulator
 
 REPEATS = 15
+#: Rounds of 50 steps before the clock starts: by then gradients are recorded.
+WARM_UP = 8
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def local_sgd_rounds(name: str, repeats: int) -> None:
         calls[label] = lambda s=s: s.round(algorithm, start)
     times: dict[str, list[float]] = {label: [] for label in calls}
     for call in calls.values():
-        call()
+        for _ in range(WARM_UP):
+            call()
     for _ in range(repeats):
         for label, call in calls.items():
             begun = time.perf_counter()

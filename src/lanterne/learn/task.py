@@ -7,13 +7,14 @@ vmap. Handlers ask the task, and the executor that made it has chosen the form.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
 from lanterne.learn.losses import Loss, cross_entropy
+from lanterne.learn.recorded import Recordings
 from lanterne.models import LayerStack, ParamView
 from lanterne.tree import flatten
 
@@ -28,12 +29,14 @@ class Task:
         functional: True inside a transform such as vmap, where `torch.func` is the only way; it costs 1.7 times as much
             outside.
         channels_last: how images lie in memory, see `LayerStack.forward`; not inside a transform.
+        recordings: of gradients that are taken often; none by default.
     """
 
     stack: LayerStack
     loss: Loss = cross_entropy
     functional: bool = False
     channels_last: bool = False
+    recordings: Recordings | None = field(default=None, repr=False, compare=False)
 
     def on(self, network: LayerStack) -> Task:
         """The same task on another network: an auxiliary head, a submodel."""
@@ -70,7 +73,8 @@ class Task:
         """
         if self.functional:
             return grad(lambda v: self.loss(self.predict(view, v, x), y))(w)  # type: ignore[no-any-return]
-        return flatten(self._gradients(view, self._leaves(view, w), x, y))
+        found = self._replayed(view, view.leaves(w.detach()), x, y)
+        return flatten(self._gradients(view, self._leaves(view, w), x, y) if found is None else found)
 
     def descend_(self, view: ParamView, w: Tensor, x: Iterable[Tensor], y: Iterable[Tensor], lr: float) -> Tensor:
         """Steps of gradient descent, `w' = w - lr * gradient`, one per batch.
@@ -91,10 +95,14 @@ class Task:
             for a, b in zip(x, y, strict=True):
                 w = torch.sub(w, self.gradient(view, w, a, b), alpha=lr)
             return w
-        leaves = self._leaves(view, w)
-        values = [leaf.detach() for leaf in leaves]  # the same memory, written behind the graph's back
+        values = view.leaves(w.detach())
+        leaves: list[Tensor] = []
         for a, b in zip(x, y, strict=True):
-            torch._foreach_add_(values, self._gradients(view, leaves, a, b), alpha=-lr)
+            found = self._replayed(view, values, a, b)
+            if found is None:
+                leaves = leaves or self._leaves(view, w)  # the same memory, written behind the graph's back
+                found = self._gradients(view, leaves, a, b)
+            torch._foreach_add_(values, list(found), alpha=-lr)
         return w
 
     def gradient_with_input(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +134,17 @@ class Task:
         leaves = self._leaves(view, w)
         output = self.forward(leaves, x, view.first, view.last)
         return flatten(torch.autograd.grad(output, leaves, up))
+
+    def _replayed(self, view: ParamView, values: list[Tensor], x: Tensor, y: Tensor) -> Sequence[Tensor] | None:
+        """The gradients by a recording, where there is one."""
+        if self.recordings is None:
+            return None
+
+        def gradients(x: Tensor, y: Tensor, values: Sequence[Tensor]) -> Sequence[Tensor]:
+            return self._gradients(view, [v.detach().requires_grad_() for v in values], x, y)
+
+        what = self.stack, self.loss, view.first, view.shapes, self.channels_last
+        return self.recordings.replay(what, gradients, x, y, values)
 
     def _leaves(self, view: ParamView, w: Tensor) -> list[Tensor]:
         return [leaf.requires_grad_() for leaf in view.leaves(w.detach())]

@@ -56,6 +56,7 @@ class Batched(Loop):
     def run(self, nodes: Sequence[Any], job: Callable[[Any], Job], done: Callable[[Any, Result], None]) -> None:
         """Compute calls that are in an order in which none needs a later one, wave by wave."""
         left = list(nodes)
+        self.record()
         while left:
             wave = [node for node in left if not node.needs]
             jobs = [job(node) for node in wave]

@@ -17,7 +17,7 @@ EXECUTORS: dict[str, type[Loop]] = {"loop": Loop, "batched": Batched}
 #: Above these the stacked form loses on a CPU: parameters of the model, and FLOPs of one client's forward pass of a
 #: batch.
 CPU_PARAMETERS = 60_000
-CPU_FORWARD_FLOPS = 5_000_000
+CPU_FORWARD_FLOPS = 4_000_000
 #: Below this many clients a round stacking does not earn back what it costs.
 CPU_CLIENTS = 8
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lanterne.data import Augmentation
 from lanterne.errors import HandlerError, LanterneError
-from lanterne.learn import Task
+from lanterne.learn import Recordings, Task
 from lanterne.protocol import Inbox, Local
 from lanterne.runtime.job import Job, Result
 
@@ -39,7 +39,9 @@ class Loop:
 
     def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1, augment: Augmentation | None = None) -> None:
         convolves = any(isinstance(module, nn.Conv2d) for module in task.stack.net.modules())
-        self.task = replace(task, channels_last=convolves and x.device.type == "cpu")
+        on_cpu = x.device.type == "cpu"
+        self.recordings = (task.recordings or Recordings()) if on_cpu else None
+        self.task = replace(task, channels_last=convolves and on_cpu, recordings=self.recordings)
         self.x, self.y, self.threads, self.augment = x, y, threads, augment
         self._nothing = x.new_empty(0, 0, *x.shape[1:]), y.new_empty(0, 0)
         # Intra-op threads are a property of each thread, so the pool's must be set where they start.
@@ -69,6 +71,7 @@ class Loop:
     def run(self, nodes: Sequence[Any], job: Callable[[Any], Job], done: Callable[[Any, Result], None]) -> None:
         """Compute calls that are in an order in which none needs a later one."""
         ready = _Ready(nodes)
+        self.record()
 
         def work() -> None:
             while (node := ready.take()) is not None:
@@ -88,6 +91,11 @@ class Loop:
                 worker.result()
         if ready.error is not None:
             raise ready.error
+
+    def record(self) -> None:
+        """Record the gradients that have been taken often; nobody may be computing."""
+        if self.recordings is not None and self.recordings.pending:
+            self._pool.submit(self.recordings.record).result()
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """Apply a function to independent items in the pool's threads, results in order."""
