@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from itertools import combinations
+from statistics import fmean, median, stdev
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -82,15 +83,16 @@ def target_of(rows: Rows) -> float:
 
 
 def movement(rows: Rows) -> Spread:
-    """By how much the accuracy changes over the last fifth, by a straight line through its judgements, over seeds."""
+    """By how much the accuracy changes over the last fifth, over seeds.
+
+    For each seed it is the change of the line whose slope is the median of the slopes between all pairs of judgements
+    (Theil and Sen): one bad judgement does not tilt it.
+    """
 
     def change(own: Rows) -> float:
         last = [(row["share"], _number(row, "accuracy")) for row in own if row["share"] >= LAST_FIFTH]
-        if len(last) < 2:
-            return math.nan
-        x, y = (fmean(point[axis] for point in last) for axis in (0, 1))
-        slope = sum((a - x) * (b - y) for a, b in last) / sum((a - x) ** 2 for a, _ in last)
-        return float(slope * (1 - LAST_FIFTH))
+        slopes = [(v - u) / (b - a) for (a, u), (b, v) in combinations(last, 2)]
+        return median(slopes) * (1 - LAST_FIFTH) if slopes else math.nan
 
     return _over_seeds(rows, change)
 

@@ -14,8 +14,12 @@ from typing import Any
 from lanterne.algorithms import ALGORITHMS
 from studies.harness.cells import Cell
 
-#: Shares of a run's virtual time at which a model is judged: dense where curves are steep, three in the last fifth.
-TIMES = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+#: Shares of a run's virtual time at which a model is judged: dense where curves are steep, and in the last fifth, over
+#: which means and trends are taken.
+TIMES = (
+    0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7,
+    0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.92, 0.94, 0.96, 0.98, 1.0,
+)  # fmt: skip
 #: Tuning looks at the end only.
 TUNING_TIMES = (0.8, 0.9, 1.0)
 
@@ -28,18 +32,35 @@ class Method:
         label: what tables call it.
         algorithm: its name in lanterne.
         parameters: its hyperparameters where they differ from the defaults.
-        equals_fedavg: whether it is FedAvg, bit for bit, where nobody straggles: then it is not computed there.
+        without_stragglers: the label of the method that it is, bit for bit, where nobody straggles, if any.
+        with_somebody_in_time: the same where every round has somebody who is in time.
+        with_one_step: the same where clients do one local step.
     """
 
     label: str
     algorithm: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    equals_fedavg: bool = False
+    without_stragglers: str | None = None
+    with_somebody_in_time: str | None = None
+    with_one_step: str | None = None
 
     @property
     def known(self) -> bool:
         """Whether this version of lanterne has it."""
         return self.algorithm in ALGORITHMS
+
+    def same_as(self, problem: Problem, fleet: StragglerFleet) -> str | None:
+        """The label of the method that this one is, bit for bit, in a setting: then it is not computed there.
+
+        Args:
+            problem: what it would learn.
+            fleet: on which it would run.
+        """
+        if problem.local_steps == 1 and self.with_one_step is not None:
+            return self.with_one_step
+        if not fleet.share and self.without_stragglers is not None:
+            return self.without_stragglers
+        return self.with_somebody_in_time if fleet.somebody_in_time else None
 
 
 @dataclass(frozen=True)
@@ -50,11 +71,19 @@ class StragglerFleet:
         name: what tables call it.
         share: of the devices, the same ones throughout a run.
         finish: whether a straggler may reach all layers, and so be in time; otherwise it reaches `L - 1` at most.
+        exponential: all devices have the clock of SALF's theory instead: a layer takes an exponential time, whose mean
+            is this many deadlines.
     """
 
     name: str
     share: float
     finish: bool = True
+    exponential: float | None = None
+
+    @property
+    def somebody_in_time(self) -> bool:
+        """Whether it is certain that every round has somebody who reaches all layers in time."""
+        return self.exponential is None and self.share < 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +95,7 @@ class Problem:
         model: of the zoo.
         partition: how rows are dealt to clients; `by-speed` makes class and slowness correlate.
         deadlines: virtual time of a run, in deadlines: so many rounds of the fleet without stragglers.
-        tuned_on: the fleet.
+        tuned_on: the fleet with stragglers for which learning rates are chosen; they are kept on the others.
         local_steps: of each client in a round.
         samples: training rows; all by default.
         seconds: about how long a cell computes, on one core.
@@ -125,9 +154,32 @@ class Plan:
         """Without repetition, in order."""
         return list(dict.fromkeys(setting.problem for setting in self.settings))
 
-    def tuning(self, problem: Problem, method: Method) -> dict[float, Cell]:
-        """The cells from which a method's learning rate for a problem is chosen."""
-        return {lr: _cell(problem, problem.tuned_on, method, self.seeds[0], lr, tuning=True) for lr in self.grid}
+    @property
+    def tuned(self) -> list[tuple[Problem, StragglerFleet]]:
+        """What learning rates are chosen for: each problem without stragglers, where it is run, and with them."""
+        return list(dict.fromkeys((s.problem, self.tuning_fleet(s)) for s in self.settings))
+
+    def tuning_fleet(self, setting: Setting) -> StragglerFleet:
+        """The fleet on which the learning rates of a setting are chosen."""
+        return setting.fleet if not setting.fleet.share else setting.problem.tuned_on
+
+    def computed(self, method: Method, problem: Problem, fleet: StragglerFleet) -> Method:
+        """The method that is computed in a method's place in a setting: itself, or the one that it is there."""
+        label = method.same_as(problem, fleet)
+        if label is None:
+            return method
+        return self.computed(next(m for m in self.methods if m.label == label), problem, fleet)
+
+    def tuning(self, problem: Problem, fleet: StragglerFleet, method: Method) -> dict[float, Cell]:
+        """The cells from which a method's learning rate for a problem is chosen.
+
+        Args:
+            problem: what is learned.
+            fleet: one of `tuned`.
+            method: who learns it.
+        """
+        own = self.computed(method, problem, fleet)
+        return {lr: _cell(problem, fleet, own, self.seeds[0], lr, tuning=True) for lr in self.grid}
 
     def final(self, setting: Setting, method: Method, seed: int, lr: float) -> Cell:
         """A cell of the tables."""
@@ -137,7 +189,7 @@ class Plan:
         """Which methods are computed in which settings."""
         for setting in self.settings:
             for method in self.methods:
-                if setting.fleet.share or not method.equals_fedavg:
+                if method.same_as(setting.problem, setting.fleet) is None:
                     yield setting, method
 
 
@@ -161,6 +213,7 @@ def _cell(problem: Problem, fleet: StragglerFleet, method: Method, seed: int, lr
         "local_steps": problem.local_steps,
         "share": fleet.share,
         "finish": fleet.finish,
+        "exponential": fleet.exponential,
         "deadlines": deadlines,
         "times": list(TUNING_TIMES if tuning else TIMES),
     }

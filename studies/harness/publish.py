@@ -55,18 +55,20 @@ def collect(plan: Plan, out: Path, elsewhere: Mapping[tuple[str, str], str] | No
     validation: list[Row] = []
     test: list[Row] = []
     missing: list[Row] = []
-    rates: dict[tuple[str, str], float | None] = {}
-    for problem in plan.problems:
+    rates: dict[tuple[str, str, str], float | None] = {}
+    for problem, fleet in plan.tuned:
         for method in plan.methods:
-            known = scores(plan, problem, method, out)
+            known = scores(plan, problem, fleet, method, out) if method.known else None
             chosen = None if known is None else choose(known)
-            rates[problem.name, method.label] = chosen
-            for cell in plan.tuning(problem, method).values() if known is not None else ():
+            rates[problem.name, fleet.name, method.label] = chosen
+            if known is None or method.same_as(problem, fleet) is not None:
+                continue
+            for cell in plan.tuning(problem, fleet, method).values():
                 validation += [{**row, "chosen": chosen} for row in rows_of(cell.settings, read(out, cell))]
     for setting, method in plan.wanted():
         names = {"problem": setting.problem.name, "fleet": setting.fleet.name, "method": method.label}
         why = (elsewhere or {}).get((setting.problem.name, setting.fleet.name), "not computed")
-        lr = rates[setting.problem.name, method.label]
+        lr = rates[setting.problem.name, plan.tuning_fleet(setting).name, method.label]
         for seed in plan.seeds:
             final = None if lr is None else plan.final(setting, method, seed, lr)
             result = None if final is None else read(out, final)

@@ -148,12 +148,14 @@ def by_speed(labels: Tensor, slow: Sequence[bool], key: int, shards: int = 2) ->
 
 # --------------------------------------------------------------------------------------------------------- building
 def _prepared(settings: Mapping[str, Any], data: Dataset) -> Prepared:
-    """The experiment of a cell. The deadline is FedAvg's without stragglers, for every method."""
+    """The experiment of a cell. The deadline is FedAvg's without stragglers, for every method; 1 where all straggle."""
     layers = len(build(settings["model"], data.sample_shape, data.classes))
     clients, seed = settings["clients"], settings["seed"]
-    fleet = {"kind": "uniform-depth", "share": settings["share"]}
+    fleet: dict[str, Any] = {"kind": "uniform-depth", "share": settings["share"]}
     if not settings["finish"]:
         fleet["maximum"] = layers - 1
+    if settings["exponential"] is not None:
+        fleet = {"kind": "exponential-layers", "mean": settings["exponential"]}
     tables: dict[str, Any] = {
         "seeds": [seed],
         "training": {"lr": settings["lr"], "local_steps": settings["local_steps"]},
@@ -170,8 +172,11 @@ def _prepared(settings: Mapping[str, Any], data: Dataset) -> Prepared:
     else:
         tables["data"]["partition"] = settings["partition"]
     objects = Objects(data=data, partition=rows)
-    waits = prepare(parse_config({**tables, "algorithms": ["fedavg"]}), objects)
-    tables["training"]["deadline"] = waits.config.training.deadline
+    if settings["exponential"] is None:
+        waits = prepare(parse_config({**tables, "algorithms": ["fedavg"]}), objects)
+        tables["training"]["deadline"] = waits.config.training.deadline
+    else:  # where nobody is fast the unit is free
+        tables["training"]["deadline"] = 1.0
     method = {"algorithm": settings["algorithm"], **settings["parameters"]}
     return prepare(parse_config({**tables, "algorithms": {settings["method"]: method}}), objects)
 

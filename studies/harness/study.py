@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from studies.harness.cells import Cell, Say, compute
-from studies.harness.plan import Plan, Problem
+from studies.harness.plan import Plan, Problem, StragglerFleet
 from studies.harness.publish import Collected, not_run, pictures, write_rows
 from studies.harness.race import race
 from studies.harness.tables import accuracy, choices, classes, settled
@@ -19,7 +19,13 @@ Wanted = Callable[[Cell], bool]
 def tuning_cells(plan: Plan) -> list[Cell]:
     """All cells from which learning rates are chosen, of methods that this version has."""
     methods = [method for method in plan.methods if method.known]
-    return [cell for problem in plan.problems for method in methods for cell in plan.tuning(problem, method).values()]
+    every = [
+        cell
+        for problem, fleet in plan.tuned
+        for method in methods
+        for cell in plan.tuning(problem, fleet, method).values()
+    ]
+    return list({cell.file: cell for cell in every}.values())  # of methods that are one there, one
 
 
 def final_cells(plan: Plan, out: Path) -> list[Cell]:
@@ -30,11 +36,12 @@ def final_cells(plan: Plan, out: Path) -> list[Cell]:
         out: the folder of results.
     """
     found = []
-    rates: dict[tuple[Problem, str], float | None] = {}
+    rates: dict[tuple[Problem, StragglerFleet, str], float | None] = {}
     for setting, method in plan.wanted():
-        key = setting.problem, method.label
+        fleet = plan.tuning_fleet(setting)
+        key = setting.problem, fleet, method.label
         if key not in rates:
-            known = scores(plan, setting.problem, method, out) if method.known else None
+            known = scores(plan, setting.problem, fleet, method, out) if method.known else None
             rates[key] = None if known is None else choose(known)
         lr = rates[key]
         if lr is not None:
@@ -109,9 +116,14 @@ def tables(rows: Iterable[Mapping[str, object]], plan: Plan, without: str) -> di
     test = [row for row in every if row["split"] == "test"]
     if not test:
         return dict.fromkeys(("accuracy", "classes", "settled", "choices"), "")
-    equal = {method.label for method in plan.methods if method.equals_fedavg}
+    same = {
+        (setting.problem.name, setting.fleet.name, method.label): label
+        for setting in plan.settings
+        for method in plan.methods
+        if (label := method.same_as(setting.problem, setting.fleet)) is not None
+    }
     return {
-        "accuracy": accuracy(test, without, equal),
+        "accuracy": accuracy(test, without, same),
         "classes": classes([row for row in test if row["partition"] == "by-speed"]),
         "settled": settled(test, without),
         "choices": choices([row for row in every if row["split"] == "validation"]),

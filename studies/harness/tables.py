@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from studies.harness.measures import (
@@ -23,29 +23,32 @@ EARLY = 0.25
 SETTLED = 0.5
 
 
-def accuracy(rows: Rows, without: str, equal: Collection[str] = ()) -> str:
+def accuracy(rows: Rows, without: str, same: Mapping[tuple[str, str, str], str] | None = None) -> str:
     """For each problem, each method on each fleet: how good in the end, how good early, how soon at the target.
 
     Args:
         rows: of the test split.
         without: the name of the fleet without stragglers.
-        equal: the methods that are FedAvg there, and were not computed.
+        same: by problem, fleet and method, the method that it is there, which was computed in its place.
     """
     parts = []
     for (problem,), own in groups(rows, "problem").items():
         fleets = [fleet for (fleet,) in groups(own, "fleet")]
         target = target_of(pick(own, fleet=without, method="fedavg"))
         goal = "the target" if math.isnan(target) else f"{100 * target:.1f} %"
-        heads = ["method", "learning rate"]
+        heads = ["method"]
         for fleet in fleets:
-            heads += [f"{fleet}: end %", "at a quarter %", f"deadlines to {goal}"]
+            heads += [f"{fleet}: learning rate", "end %", "at a quarter %", f"deadlines to {goal}"]
         lines = []
-        for (method,), found in groups(own, "method").items():
-            line = [method, f"{found[0]['lr']:g}"]
+        known = [method for (method,) in groups(own, "method")]
+        twins = dict.fromkeys(m for p, f, m in same or {} if p == problem and f in fleets and m not in known)
+        for method in [*known, *twins]:
+            line = [method]
             for fleet in fleets:
-                here = pick(found, fleet=fleet)
-                as_fedavg = fleet == without and method in equal
-                line += _three(here, target) if here else ["= fedavg" if as_fedavg else "", "", ""]
+                here = pick(own, method=method, fleet=fleet)
+                twin = (same or {}).get((problem, fleet, method))
+                empty = ["", f"= {twin}" if twin else "", "", ""]
+                line += [f"{here[0]['lr']:g}", *_three(here, target)] if here else empty
             lines.append(line)
         parts.append(f"**{problem}**\n\n{table(heads, lines)}")
     return "\n".join(parts)
@@ -86,28 +89,41 @@ def settled(rows: Rows, without: str) -> str:
     lines = []
     for (problem,), own in groups(pick(rows, fleet=without, method="fedavg"), "problem").items():
         moves = movement(own)
-        verdict = "yes" if abs(100 * moves.mean) < SETTLED else "no"
-        lines.append([problem, f"{own[0]['deadlines']}", percent(at_the_end(own)), percent(moves, "+.2f"), verdict])
+        error = moves.deviation / math.sqrt(moves.known) if moves.known > 1 else math.nan
+        said = f"{100 * moves.mean:+.2f} ± {100 * error:.2f}"
+        lines.append([problem, f"{own[0]['deadlines']}", percent(at_the_end(own)), said, _verdict(moves.mean, error)])
     heads = ["problem", "rounds", "end %", "moves in the last fifth, points", f"under {SETTLED}"]
     return table(heads, lines)
+
+
+def _verdict(mean: float, error: float) -> str:
+    """Whether a movement is under the limit, by one standard error of its mean over seeds."""
+    if 100 * (abs(mean) + error) < SETTLED:
+        return "yes"
+    return "no" if 100 * (abs(mean) - error) >= SETTLED else "within its error"
 
 
 def choices(rows: Rows) -> str:
     """For each problem: every method's validation accuracy with every learning rate; the one it was given is bold.
 
+    A choice at an edge of the grid is marked: a better rate may lie beyond.
+
     Args:
         rows: of the validation rows.
     """
     parts = []
-    for (problem,), own in groups(rows, "problem").items():
+    for (problem, fleet), own in groups(rows, "problem", "fleet").items():
         grid = sorted({row["lr"] for row in own})
         lines = []
         for (method,), found in groups(own, "method").items():
-            ends = {lr: at_the_end(pick(found, lr=lr)) for lr in grid}
-            chosen = next((row["chosen"] for row in found), None)
-            cells = [("diverged" if not ends[lr].known else f"{100 * ends[lr].mean:.1f}") for lr in grid]
-            lines.append([method, *(f"**{c}**" if lr == chosen else c for lr, c in zip(grid, cells, strict=True))])
-        tuned_on = f"{own[0]['fleet']}, {own[0]['deadlines']} deadlines"
+            line = [method]
+            for lr in grid:
+                end = at_the_end(pick(found, lr=lr))
+                cell = f"{100 * end.mean:.1f}" if end.known else "diverged"
+                edge = " (edge)" if lr in (grid[0], grid[-1]) else ""
+                line.append(f"**{cell}**{edge}" if lr == found[0]["chosen"] else cell)
+            lines.append(line)
+        tuned_on = f"{fleet}, {own[0]['deadlines']} deadlines"
         parts.append(f"**{problem}** (on {tuned_on})\n\n{table(['method', *(f'{lr:g}' for lr in grid)], lines)}")
     return "\n".join(parts)
 
@@ -141,7 +157,7 @@ def percent(spread: Spread, form: str = ".1f") -> str:
         return "diverged" if spread.seeds else ""
     text = f"{100 * spread.mean:{form}}"
     if spread.known > 1:
-        text += f" ± {100 * spread.deviation:{form.lstrip('+')}}"
+        text += f" ± {100 * spread.deviation:{form}}"
     lost = spread.seeds - spread.known
     return f"{text}, {lost} of {spread.seeds} diverged" if lost else text
 

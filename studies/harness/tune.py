@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from studies.harness.cells import read
-from studies.harness.plan import Method, Plan, Problem
+from studies.harness.plan import Method, Plan, Problem, StragglerFleet
 
 
 def score(result: Mapping[str, Any]) -> float | None:
@@ -22,16 +22,19 @@ def score(result: Mapping[str, Any]) -> float | None:
     return fmean(row["accuracy"] for row in result["rows"] if row["share"] >= 0.8)
 
 
-def scores(plan: Plan, problem: Problem, method: Method, out: Path) -> dict[float, float | None] | None:
+def scores(
+    plan: Plan, problem: Problem, fleet: StragglerFleet, method: Method, out: Path
+) -> dict[float, float | None] | None:
     """The score of each learning rate of the grid, or None unless all are known.
 
     Args:
         plan: for its grid.
         problem: what is learned.
+        fleet: on which it is tuned.
         method: who learns it.
         out: the folder of results.
     """
-    found = {lr: read(out, cell) for lr, cell in plan.tuning(problem, method).items()}
+    found = {lr: read(out, cell) for lr, cell in plan.tuning(problem, fleet, method).items()}
     if any(result is None for result in found.values()):
         return None
     return {lr: score(result) for lr, result in found.items() if result is not None}

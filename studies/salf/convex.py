@@ -35,7 +35,7 @@ from lanterne.learn import Task
 from lanterne.models import LayerStack
 from lanterne.protocol import Cohort, Handler, Program
 from lanterne.rng import fold, generator
-from lanterne.runtime import Batched, Simulator
+from lanterne.runtime import Loop, Simulator
 from studies.harness.cells import Cell
 
 CLIENTS, ROWS, BATCH = 10, 400, 4
@@ -187,7 +187,7 @@ def cells(rounds: int = ROUNDS) -> list[Cell]:
             settings = {"method": method, "clock": clock, "deadline": deadline, "batches": batches, "seed": seed}
             limit = "" if deadline is None else f", deadline {deadline:g}"
             name = f"convex, {clock}{limit}, {batches} batches, {method}, seed {seed}"
-            found.append(Cell(name, {"part": "convex", "rounds": rounds, **settings}, seconds=17 * rounds / ROUNDS))
+            found.append(Cell(name, {"part": "convex", "rounds": rounds, **settings}, seconds=11 * rounds / ROUNDS))
     return found
 
 
@@ -212,7 +212,7 @@ def descend(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings["batches"] == "independent":
         # One epoch for the whole run: a permutation of independent draws.
         rows = [generator(seed, "draws", u).choice(own, rounds * BATCH) for u, own in enumerate(rows)]
-    executor = Batched(Task(stack, objective), torch.from_numpy(x), torch.zeros(len(x), dtype=torch.int64))
+    executor = Loop(Task(stack, objective), torch.from_numpy(x), torch.zeros(len(x), dtype=torch.int64))
     try:
         simulator = Simulator(
             algorithm, Fleet(devices, fold(seed, "fleet")), executor, Streams(rows, BATCH, fold(seed, "streams")),
