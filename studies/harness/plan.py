@@ -99,6 +99,7 @@ class Problem:
         local_steps: of each client in a round.
         samples: training rows; all by default.
         seconds: about how long a cell computes, on one core.
+        times: at which models are judged, in shares of the virtual time.
     """
 
     data: str
@@ -111,6 +112,7 @@ class Problem:
     seconds: float = 1.0
     clients: int = 30
     batch: int = 16
+    times: tuple[float, ...] = TIMES
 
     @property
     def name(self) -> str:
@@ -215,7 +217,7 @@ def _cell(problem: Problem, fleet: StragglerFleet, method: Method, seed: int, lr
         "finish": fleet.finish,
         "exponential": fleet.exponential,
         "deadlines": deadlines,
-        "times": list(TUNING_TIMES if tuning else TIMES),
+        "times": list(TUNING_TIMES if tuning else problem.times),
     }
     name = f"{'tuning, ' if tuning else ''}{problem.name}, {fleet.name}, {method.label}, lr {lr:g}, seed {seed}"
     return Cell(name, settings, problem.seconds * deadlines / problem.deadlines)

@@ -37,7 +37,8 @@ CNN_SHARDS = Problem("mnist", "salf-cnn", "shards:2", 400, NINETY, seconds=26)
 CIFAR_PART = Problem("cifar10", "salf-cnn", "shards:2", 480, NINETY, samples=10_000, seconds=44)
 CIFAR_IID = Problem("cifar10", "salf-cnn", "iid", 3000, NINETY, seconds=210)
 CIFAR_SHARDS = Problem("cifar10", "salf-cnn", "shards:2", 3000, NINETY, seconds=210)
-VGG = Problem("cifar10", "vgg11", "iid", 100, NINETY, seconds=1250)
+# To judge this model takes as long as three rounds of it.
+VGG = Problem("cifar10", "vgg11", "iid", 60, NINETY, seconds=480, times=(0.1, 0.25, 0.4, 0.6, 0.8, 0.9, 1.0))
 
 SMALL = Plan(
     (

@@ -56,9 +56,13 @@ def test_the_target_is_of_fedavg_without_stragglers() -> None:
     assert math.isnan(target_of([]))
 
 
-def test_movement_is_the_slope_of_the_last_fifth() -> None:
+def test_movement_is_the_median_slope_of_the_last_fifth() -> None:
     assert movement(RISING).mean == pytest.approx(0.2)
     assert movement(rows(1, (0.0, 0.0, 0.0, 0.9, 0.7, 0.9))).mean == pytest.approx(0.0)
+    late = tuple(0.8 + 0.02 * i for i in range(11))
+    own = [{"seed": 1, "share": share, "accuracy": 0.5 + 0.1 * share} for share in late]
+    own[0]["accuracy"] = 0.2  # a straight line by least squares would rise by 0.11
+    assert movement(own).mean == pytest.approx(0.02)
 
 
 def of(method: str, fleet: str, accuracies, **more):
@@ -69,13 +73,15 @@ def test_the_table_of_accuracy() -> None:
     flat = (0.2, 0.5, 0.8, 0.8, 0.8, 0.8)
     every = of("fedavg", "none", flat) + of("fedavg", "90 %", (0.1, 0.2, 0.3, 0.4, 0.4, 0.4))
     every += of("salf", "90 %", flat, lr=0.3)
-    assert tables.accuracy(every, "none", {"salf"}) == (
+    same = {("p", "none", "salf"): "fedavg", ("p", "90 %", "cond"): "salf", ("q", "none", "cond"): "salf"}
+    assert tables.accuracy(every, "none", same) == (
         "**p**\n\n"
-        "| method | learning rate | none: end % | at a quarter % | deadlines to 76.0 % "
-        "| 90 %: end % | at a quarter % | deadlines to 76.0 % |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| fedavg | 0.1 | 80.0 ± 0.0 | 50.0 ± 0.0 | 50 | 40.0 ± 0.0 | 20.0 ± 0.0 | never |\n"
-        "| salf | 0.3 | = fedavg |  |  | 80.0 ± 0.0 | 50.0 ± 0.0 | 50 |\n"
+        "| method | none: learning rate | end % | at a quarter % | deadlines to 76.0 % "
+        "| 90 %: learning rate | end % | at a quarter % | deadlines to 76.0 % |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| fedavg | 0.1 | 80.0 ± 0.0 | 50.0 ± 0.0 | 50 | 0.1 | 40.0 ± 0.0 | 20.0 ± 0.0 | never |\n"
+        "| salf |  | = fedavg |  |  | 0.3 | 80.0 ± 0.0 | 50.0 ± 0.0 | 50 |\n"
+        "| cond |  |  |  |  |  | = salf |  |  |\n"
     )
 
 
@@ -84,6 +90,10 @@ def test_the_table_of_what_has_settled() -> None:
     [line] = tables.settled(every, "none").splitlines()[2:]
     assert line == "| p | 100 | 80.1 ± 0.0 | +0.20 ± 0.00 | yes |"
     assert tables.settled(of("fedavg", "none", (0, 0, 0, 0.8, 0.81, 0.82)), "none").endswith("| no |\n")
+    unlike = rows(1, (0, 0, 0, 0.8, 0.81, 0.82), method="fedavg", fleet="none")
+    unlike += rows(2, (0, 0, 0, 0.82, 0.81, 0.8), method="fedavg", fleet="none")
+    # One rises and one falls: that is no proof of rest.
+    assert tables.settled(unlike, "none").endswith("| +0.00 ± 2.00 | within its error |\n")
 
 
 def test_the_table_of_choices() -> None:
@@ -93,6 +103,8 @@ def test_the_table_of_choices() -> None:
         for row in rows(1, accuracies, lr=lr, chosen=0.3)
     ]
     assert tables.choices(grid).splitlines()[-1] == "| m | 50.0 | **70.0** | diverged |"
+    edge = [row | {"chosen": 0.1} for row in grid]
+    assert tables.choices(edge).splitlines()[-1] == "| m | **50.0** (edge) | 70.0 | diverged |"
 
 
 def test_the_table_of_classes_has_settings_with_stragglers_only() -> None:

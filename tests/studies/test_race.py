@@ -11,6 +11,7 @@ import torch
 import lanterne
 from studies.harness.plan import Method, Plan, Problem, Setting, StragglerFleet
 from studies.harness.race import by_speed, race
+from studies.salf.plan import METHODS
 
 NINETY = StragglerFleet("90 %", 0.9)
 PROBLEM = Problem("digits", "salf-mlp", "shards:2", 12, NINETY, clients=10, batch=8)
@@ -48,11 +49,27 @@ def test_a_round_of_salf_lasts_one_deadline_and_one_of_fedavg_longer(tmp_path) -
     assert without["rounds"] == 12
 
 
-def test_methods_that_are_fedavg_without_stragglers(tmp_path) -> None:
-    alone = StragglerFleet("none", 0.0)
-    rows = [race(settings(Method(name, name), fleet=alone), tmp_path)["rows"] for name in ("fedavg", "drop", "salf")]
-    accuracies = [[(row["round"], row["accuracy"], row["loss"]) for row in own] for own in rows]
-    assert accuracies[0] == accuracies[1] == accuracies[2]
+FLEETS = {"none": StragglerFleet("none", 0.0), "ninety": NINETY, "all": StragglerFleet("all", 1.0, exponential=1.0)}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("fleet", FLEETS)
+def test_a_method_that_is_not_computed_is_its_twin(fleet: str, steps: int, tmp_path) -> None:
+    problem = replace(PROBLEM, local_steps=steps, deadlines=6)
+    ends = {}
+    for method in METHODS:
+        if method.algorithm not in ("fedasync", "fedbuff"):
+            rows = race(settings(method, problem, FLEETS[fleet], lr=0.2), tmp_path)["rows"]
+            ends[method.label] = [(row["round"], row["accuracy"], row["loss"]) for row in rows]
+    twins = {m.label: m.same_as(problem, FLEETS[fleet]) for m in METHODS}
+    for label, twin in twins.items():
+        assert twin is None or ends[label] == ends[twin], (label, twin)
+    # And those that are computed are methods of their own.
+    own = [ends[label] for label, twin in twins.items() if twin is None and label in ends]
+    assert all(a != b for i, a in enumerate(own) for b in own[:i])
+    assert sum(twin is not None for twin in twins.values()) == {
+        "none": 6 + (steps == 1), "ninety": 1 + (steps == 1), "all": steps == 1
+    }[fleet]  # fmt: skip
 
 
 def test_a_straggler_that_never_finishes_is_dropped(tmp_path) -> None:
@@ -84,7 +101,7 @@ def test_tuning_is_judged_on_training_rows(tmp_path, monkeypatch: pytest.MonkeyP
     data = lanterne.data.load("digits")
     poisoned = replace(data, test_x=-data.test_x, test_y=9 - data.test_y)
     plan = Plan((Setting(PROBLEM, NINETY),), (SALF,), grid=(0.1,))
-    [tuning] = plan.tuning(PROBLEM, SALF).values()
+    [tuning] = plan.tuning(PROBLEM, NINETY, SALF).values()
     final = plan.final(Setting(PROBLEM, NINETY), SALF, 1, 0.1)
     seen = []
     for each in (data, poisoned):

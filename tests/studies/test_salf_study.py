@@ -7,7 +7,7 @@ from pathlib import Path
 from lanterne.models.zoo import build
 from studies.harness.publish import fill
 from studies.salf.__main__ import main, published
-from studies.salf.plan import FULL, METHODS, NONE, SMALL
+from studies.salf.plan import EVERYBODY, FULL, METHODS, NONE, SMALL
 
 FOLDER = Path(__file__).parents[2] / "studies" / "salf"
 
@@ -27,12 +27,25 @@ def test_small_keeps_methods_seeds_and_extremes() -> None:
         assert {0.0, 0.9} <= {s.fleet.share for s in plan.settings}
         assert {True, False} == {s.fleet.finish for s in plan.settings}
     assert {s.problem.model for s in FULL.settings} == {"salf-mlp", "salf-cnn", "vgg11"}
-    assert {s.fleet.share for s in FULL.settings if s.problem.data == "mnist"} == {0.0, 0.5, 0.9}
+    assert {s.fleet.share for s in FULL.settings if s.problem.data == "mnist"} == {0.0, 0.5, 0.9, 1.0}
+    assert EVERYBODY in {s.fleet for s in SMALL.settings}
     # Every problem is run without stragglers, which is what it is compared with, and where it is tuned.
     for plan in (SMALL, FULL):
         for problem in plan.problems:
             fleets = {s.fleet for s in plan.settings if s.problem == problem}
             assert {NONE, problem.tuned_on} <= fleets
+
+
+def test_what_is_not_computed_is_computed_elsewhere() -> None:
+    for setting in FULL.settings:
+        for method in METHODS:
+            twin = FULL.computed(method, setting.problem, setting.fleet)
+            assert twin.same_as(setting.problem, setting.fleet) is None
+            # A method and its twin are tuned by the same cells.
+            fleet = FULL.tuning_fleet(setting)
+            if twin is not method and FULL.computed(method, setting.problem, fleet) is twin:
+                files = [[c.file for c in FULL.tuning(setting.problem, fleet, m).values()] for m in (method, twin)]
+                assert files[0] == files[1]
 
 
 def test_methods_are_those_of_the_question() -> None:

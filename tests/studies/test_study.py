@@ -8,16 +8,20 @@ import pytest
 
 from studies.harness import study
 from studies.harness.cells import read
-from studies.harness.plan import Method, Plan, Problem, Setting, StragglerFleet
+from studies.harness.plan import TIMES, Method, Plan, Problem, Setting, StragglerFleet
 from studies.harness.publish import collect, fill, read_rows
 from studies.harness.tune import scores
 
 NONE, MOST = StragglerFleet("none", 0.0), StragglerFleet("80 %", 0.8)
 PROBLEM = Problem("digits", "salf-mlp", "iid", 60, MOST, clients=5, batch=8)
-METHODS = (Method("fedavg", "fedavg"), Method("salf", "salf", equals_fedavg=True), Method("future", "no-such"))
+METHODS = (
+    Method("fedavg", "fedavg"),
+    Method("salf", "salf", without_stragglers="fedavg"),
+    Method("future", "no-such"),
+)
 PLAN = Plan((Setting(PROBLEM, NONE), Setting(PROBLEM, MOST)), METHODS, seeds=(1, 2), grid=(1e-4, 0.5))
-#: Tuning two methods with two rates; FedAvg on both fleets, SALF where somebody straggles, two seeds each.
-CELLS = 2 * 2 + 3 * 2
+#: FedAvg on both fleets, SALF where somebody straggles: each tuned with two rates, and run with two seeds.
+CELLS = 3 * 2 + 3 * 2
 
 
 class StopError(Exception):
@@ -66,9 +70,10 @@ def test_an_interrupted_study_goes_on_to_the_same_end(whole, tmp_path, after: in
 
 def test_every_method_gets_the_whole_grid_and_its_best(whole) -> None:
     for method in METHODS[:2]:
-        known = scores(PLAN, PROBLEM, method, whole / "cells")
-        assert set(known) == set(PLAN.grid)
-        assert known[0.5] > known[1e-4] + 0.2
+        for fleet in (NONE, MOST):
+            known = scores(PLAN, PROBLEM, fleet, method, whole / "cells")
+            assert set(known) == set(PLAN.grid)
+            assert known[0.5] > known[1e-4] + 0.2
     assert {cell.settings["lr"] for cell in study.final_cells(PLAN, whole / "cells")} == {0.5}
     assert {cell.settings["split"] for cell in study.tuning_cells(PLAN)} == {"validation"}
     assert {cell.settings["split"] for cell in study.final_cells(PLAN, whole / "cells")} == {"test"}
@@ -84,7 +89,7 @@ def test_a_wrong_choice_would_be_seen_in_the_final_cells(whole, monkeypatch: pyt
 def test_a_rate_is_chosen_only_from_a_whole_grid(whole, tmp_path) -> None:
     [first, *_] = study.tuning_cells(PLAN)
     (tmp_path / first.file).write_bytes((whole / "cells" / first.file).read_bytes())
-    assert scores(PLAN, PROBLEM, METHODS[0], tmp_path) is None
+    assert scores(PLAN, PROBLEM, NONE, METHODS[0], tmp_path) is None
     assert study.final_cells(PLAN, tmp_path) == []
 
 
@@ -93,9 +98,9 @@ def test_what_is_published(whole, tmp_path) -> None:
     tables = study.publish(tmp_path, collected, PLAN, NONE.name)
     rows = read_rows(tmp_path / "rows.parquet")
     assert study.tables(rows, PLAN, NONE.name) == tables  # from the rows alone
-    assert len([row for row in rows if row["split"] == "test"]) == 6 * 16
-    assert "| salf | 0.5 | = fedavg |" in tables["accuracy"]
-    assert re.search(r"\| salf \| \d+\.\d \| \*\*\d+\.\d\*\* \|", tables["choices"])
+    assert len([row for row in rows if row["split"] == "test"]) == 6 * len(TIMES)
+    assert "| salf |  | = fedavg |  |  | 0.5 | " in tables["accuracy"]
+    assert re.search(r"\| salf \| \d+\.\d \| \*\*\d+\.\d\*\* \(edge\) \|", tables["choices"])
     assert "| digits, salf-mlp, iid | 60 |" in tables["settled"]
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["digits-salf-mlp-iid-80.png"]
     missing = (tmp_path / "not_run.md").read_text()
@@ -118,7 +123,7 @@ def test_data_that_is_not_there_is_left_out(tmp_path) -> None:
     said: list[str] = []
     assert study.run(Plan((Setting(problem, MOST),), METHODS), tmp_path, tmp_path / "cells", 1, said.append) == {}
     [line] = said
-    assert line.startswith("tuning: 10 cells need ")
+    assert line.startswith("tuning: 10 cells need ")  # of FedAvg and of SALF
 
 
 def test_only_some_cells(tmp_path) -> None:
