@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,10 @@ def run(
         algorithms=own,
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="lanterne-"))
-    found = run_experiment(prepare(parse_config(mapping, own), objects), folder, listener, tune=tune)
-    return Result(folder, found["runs"])
+    prepared = prepare(parse_config(mapping, own), objects)
+    for sentence in prepared.unheard:
+        warnings.warn(sentence, stacklevel=2)
+    return Result(folder, run_experiment(prepared, folder, listener, tune=tune)["runs"])
 
 
 def resume(

@@ -29,10 +29,11 @@ class Experiment:
     tuned: list[bool] = field(default_factory=list)
     trouble: dict[int, BaseException] = field(default_factory=dict)  # by round, raised before its row is written
     diverges: int | None = None
+    unheard: list[str] = field(default_factory=list)
 
     def prepare(self, config: Config) -> Any:
         self.configs.append(config)
-        return type("Prepared", (), {"config": config})
+        return type("Prepared", (), {"config": config, "unheard": self.unheard})
 
     def run(self, prepared: Any, out: Path, listener: Any, *, tune: bool = False) -> dict[str, Any]:
         self.tuned.append(tune)

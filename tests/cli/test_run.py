@@ -30,6 +30,13 @@ rule = "ht"
 """
 
 
+def test_a_parameter_that_does_not_reach_everybody_is_a_warning(lanterne_command: Command, experiment: Any) -> None:
+    experiment.unheard = ["scaffold has no momentum: it is said once."]
+    outcome = lanterne_command("run", "scaffold", "--rounds", "1", "--set", "momentum=0.5")
+    assert outcome.status == 0
+    assert outcome.err.startswith("warning: scaffold has no momentum: it is said once.\n")
+
+
 def test_the_command_of_the_issue(lanterne_command: Command, experiment: Any) -> None:
     words = "run salf drop fedavg --data digits --clients 30 --stragglers 0.9 --rounds 60 --seeds 1 --out runs/demo"
     outcome = lanterne_command(*words.split(), "--format", "json")

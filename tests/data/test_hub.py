@@ -150,7 +150,7 @@ def test_owners_come_from_a_column(tmp_path):
     ("column", "owner", "message"),
     [
         ([0, 1, 2, None, 0, 1], "who", "column 'who', row 3: it does not say who owns the row"),
-        ([0.5] * 6, "who", "column 'who': it is double, but owner= needs numbers or words"),
+        ([0.5] * 6, "who", "column 'who': it is double, but data.owner needs a column of numbers or words"),
         ([0] * 6, "whom", r"has no column 'whom'\. Did you mean 'who'\?"),
     ],
 )

@@ -223,7 +223,7 @@ def test_classes_per_client():
         ("iid:3", "iid takes none. Write 'iid'"),
         ("square:2", "square takes none. Write 'square'"),
         ("sqare", r"Did you mean 'square'\?"),
-        ("natural", "'natural' needs to know who each row comes from.*owner=.*'dirichlet:0.3'"),
+        ("natural", "'natural' needs to know who each row comes from.*data.owner.*'dirichlet:0.3'"),
         (
             "exponential",
             "'exponential' of 3000 rows leaves 12 of 20 clients without a row. Write at most 8 clients, or 's",

@@ -293,6 +293,20 @@ def test_names_and_classes_may_be_mixed(tmp_path: Path) -> None:
     assert [r["algorithm"] for r in result.runs] == ["fedavg", "salf:rule=code", "mine"]
 
 
+def test_a_parameter_that_does_not_reach_everybody_is_said(tmp_path: Path) -> None:
+    def unheard(**training: float) -> list[str]:
+        algorithms = {"scaffold": {}, "fedavg": {}, "first": {"algorithm": "scaffold"}, "fedbuff": {}}
+        return prepare(parse_config(small(algorithms=algorithms, training=training))).unheard
+
+    assert unheard(lr=0.1, local_steps=2, deadline=1.0) == []
+    assert unheard(momentum=0.5, cohort=3) == [
+        "scaffold, first have no momentum: training.momentum = 0.5 does not reach there."
+    ]
+    with pytest.warns(UserWarning, match="scaffold has no momentum") as warned:
+        lanterne.run(["scaffold"], training={"momentum": 0.5}, clients=4, rounds=1, out=tmp_path / "run")
+    assert warned[0].filename == __file__
+
+
 def test_an_infinite_deadline_stays_one(tmp_path: Path) -> None:
     run_experiment(prepare(parse_config(small(algorithms=["salf"], training={"deadline": math.inf}))), tmp_path / "run")
     assert read_config(tmp_path / "run" / "config.toml").training.deadline == math.inf

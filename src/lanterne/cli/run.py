@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lanterne.cli.output import AsFormat, Debug, Format, Quiet, resumable, resume_command
+from lanterne.cli.output import AsFormat, Debug, Format, Quiet, resumable, resume_command, warn
 from lanterne.cli.result import Plots, present
 from lanterne.errors import ConfigError
 
@@ -114,8 +114,11 @@ def run(
         from lanterne.experiment.config import parse_config
 
         config = parse_config(experiment(what or [], options, settings or []))
+        prepared = prepare(config)
+        for sentence in prepared.unheard:
+            warn(sentence)
         with Progress(len(config.algorithms) * len(config.seeds), quiet=quiet) as progress:
-            result = run_experiment(prepare(config), out, progress, tune=tune)
+            result = run_experiment(prepared, out, progress, tune=tune)
     present(out, result, format, plots)
 
 

@@ -218,8 +218,8 @@ def _owners(where: str, column: pa.ChunkedArray) -> NDArray[Any]:
         column = column.cast(column.type.value_type)
     if not (t.is_integer(column.type) or t.is_string(column.type) or t.is_large_string(column.type)):
         raise DataError(
-            f"{where}: it is {column.type}, but owner= needs numbers or words that say who a row comes from. "
-            "Name another column."
+            f"{where}: it is {column.type}, but data.owner needs a column of numbers or words that say who a "
+            "row comes from. Name another column."
         )
     _complete(where, column, "it does not say who owns the row. Remove the row or fill the cell.")
     owners: NDArray[Any] = column.to_numpy()

@@ -85,7 +85,7 @@ def load(
     name, _, argument = spec.partition(":")
     if name in _BUNDLED and (argument or name == spec):
         if any(wanted):
-            raise DataError(f"{spec!r} has no columns to choose from. Leave out image=, label= and owner=.")
+            raise DataError(f"{spec!r} has no columns to choose from. Leave out data.image, data.label and data.owner.")
         return _digits(spec) if name == "digits" else _synthetic(argument, clients, seed)
     path = _path(spec)
     test: Split | None = None

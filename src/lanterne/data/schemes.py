@@ -95,7 +95,7 @@ def natural(owner: NDArray[np.integer] | None, rows: int, clients: int, key: int
     if owner is None:
         raise DataError(
             "The partition 'natural' needs to know who each row comes from, and this data set does not say. Name the "
-            "column that does (owner=), or take another partition, for instance 'dirichlet:0.3'."
+            "column that does (data.owner), or take another partition, for instance 'dirichlet:0.3'."
         )
     if owner.shape != (rows,):
         raise DataError(

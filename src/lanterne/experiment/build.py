@@ -28,7 +28,7 @@ from lanterne.data import (
 )
 from lanterne.errors import ConfigError, FleetError
 from lanterne.experiment.clients import CLIENTS, check_cohorts, clients_asked, read_fleet
-from lanterne.experiment.config import Config, make_algorithm
+from lanterne.experiment.config import AlgorithmConfig, Config, make_algorithm
 from lanterne.experiment.deadline import resolve_deadline
 from lanterne.experiment.evaluate import Judge
 from lanterne.fleet import Fleet, preset
@@ -164,6 +164,20 @@ class Prepared:
         order = generator(world.streams.seed, "statistics").permutation(np.concatenate(parts))
         held = held_out(parts, self.data.owner, self.data.test_owner)
         return Judge(executor, self.data, shares, self.clients, holdings, order[:_STATISTICS_ROWS], held)
+
+    @property
+    def unheard(self) -> list[str]:
+        """A sentence for each training parameter that was set and reaches not every competitor."""
+        said = []
+        for name, value in self.config.training.model_dump().items():
+            deaf = [n for n, entry in self.config.algorithms.items() if name not in _accepted(self._kind(n, entry))]
+            if value is not None and name != "deadline" and deaf:
+                has = "has" if len(deaf) == 1 else "have"
+                said.append(f"{', '.join(deaf)} {has} no {name}: training.{name} = {value} does not reach there.")
+        return said
+
+    def _kind(self, label: str, entry: AlgorithmConfig) -> Callable[..., Algorithm[Any]]:
+        return self.objects.algorithms.get(label) or ALGORITHMS[entry.algorithm]
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Prepared:
