@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+import pickle
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lanterne.data import Streams
-from lanterne.learn import Recordings, Task
+from lanterne.learn import Recordings, Task, cross_entropy
 from lanterne.learn.operators import NotRecordableError, program_text
 from lanterne.models import LayerStack, full, initial_weights, reached, suffix
 from lanterne.models.zoo import MODELS, build
@@ -90,7 +92,32 @@ class Twice(nn.Module):
         return torch.cat(list(torch.split(x, 2, dim=1)), dim=1)
 
 
-@pytest.mark.parametrize("layer", [Noise(), Branch(), Remembers(), Twice()], ids=lambda layer: type(layer).__name__)
+class ByList(nn.Module):
+    """Divides by a number that Python has read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / max(x.abs().amax(0).tolist())
+
+
+class ByArray(nn.Module):
+    """The same by way of NumPy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / float(x.detach().abs().numpy().max())
+
+
+class ByCount(nn.Module):
+    """Divides by how many numbers are above 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / len(torch.nonzero(x > 0))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Noise(), Branch(), Remembers(), Twice(), ByList(), ByArray(), ByCount()],
+    ids=lambda layer: type(layer).__name__,
+)
 def test_what_cannot_be_recorded_is_computed_as_ever(layer: nn.Module) -> None:
     stack = net(layer)
     w, (x, y) = initial_weights(stack, 0), batch((6,))
@@ -102,6 +129,76 @@ def test_what_cannot_be_recorded_is_computed_as_ever(layer: nn.Module) -> None:
     Remembers.calls = 0
     torch.manual_seed(0)
     assert torch.equal(have, Task(stack).gradient(full(stack), w, x, y))
+
+
+def by_kinds(output: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(output, y) / len(torch.unique(y))
+
+
+def by_labels(output: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(output, y) / (1 + max(y.tolist()))
+
+
+@pytest.mark.parametrize("loss", [by_kinds, by_labels])
+def test_a_loss_that_reads_labels_is_computed_as_ever(loss) -> None:
+    stack = net(nn.Tanh())
+    w, (x, y) = initial_weights(stack, 0), batch((6,))
+    task = recorded(Task(stack, loss), x, y, w)
+    assert programs(task) == [None]
+    other = torch.zeros_like(y)
+    assert torch.equal(task.gradient(full(stack), w, x, other), Task(stack, loss).gradient(full(stack), w, x, other))
+
+
+@dataclass
+class Scaled:
+    """A loss that has no hash."""
+
+    by: float = 2.0
+
+    def __call__(self, output: Tensor, y: Tensor) -> Tensor:
+        return self.by * cross_entropy(output, y)
+
+
+def test_a_loss_without_a_hash_is_not_recorded() -> None:
+    stack = net(nn.Tanh())
+    w, (x, y) = initial_weights(stack, 0), batch((6,))
+    task = recorded(Task(stack, Scaled()), x, y, w)
+    assert programs(task) == []
+    assert torch.equal(task.gradient(full(stack), w, x, y), Task(stack, Scaled()).gradient(full(stack), w, x, y))
+
+
+def test_signatures_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lanterne.learn.recorded.SIGNATURES", 5)
+    stack = net(nn.Tanh())
+    w, (x, y) = initial_weights(stack, 0), batch((6,))
+    task = replace(Task(stack), recordings=Recordings(calls=2))
+    for _ in range(2):
+        task.gradient(full(stack), w, x, y)
+    task.recordings.record()
+    for _ in range(20):
+        replace(task, loss=lambda output, y: cross_entropy(output, y)).gradient(full(stack), w, x, y)
+    assert len(programs(task)) == 5
+    assert programs(task)[0] is not None  # what was recorded stays
+
+
+def test_an_input_that_wants_a_gradient_is_none_of_its_business() -> None:
+    stack = net(nn.Tanh())
+    w, (x, y) = initial_weights(stack, 0), batch((6,))
+    task = recorded(Task(stack), x, y, w)
+    x.requires_grad_()
+    assert not task.gradient(full(stack), w, x, y).requires_grad
+    one, two = (t.descend_(full(stack), w.clone(), [x], [y], 0.1) for t in (task, Task(stack)))
+    assert torch.equal(one, two)
+
+
+def test_a_copy_of_a_task_begins_anew() -> None:
+    stack = net(nn.Tanh())
+    w, (x, y) = initial_weights(stack, 0), batch((6,))
+    task = recorded(Task(stack), x, y, w)
+    for other in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert programs(other) == []
+        assert other.recordings.calls == 1
+        assert torch.equal(other.gradient(full(stack), w, x, y), task.gradient(full(stack), w, x, y))
 
 
 def test_random_numbers_and_other_things_are_refused() -> None:

@@ -24,7 +24,7 @@ class Task:
     """Model and loss, and gradients with respect to flat vectors.
 
     Args:
-        stack: the model.
+        stack: the model; like the loss a function of its tensors, whose attributes do not change from call to call.
         loss: of the model's output and the labels.
         functional: True inside a transform such as vmap, where `torch.func` is the only way; it costs 1.7 times as much
             outside.
