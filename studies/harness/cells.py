@@ -1,7 +1,8 @@
 """The cells of a study: computed in processes, each result one file that is written whole or not at all.
 
 What is there is not computed again, so that a study that was killed goes on with what is missing. A file is named by
-all that its cell depends on: where the plan changes, old results are left alone and not taken for new ones.
+all that the plan says of its cell: where the plan changes, old results are left alone and not taken for new ones. Which
+sources computed it stands inside; a study that goes on says how many of its results are of others.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_complet
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import lanterne
 
 Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 Say = Callable[[str], None]
@@ -69,6 +73,28 @@ def read(out: Path, cell: Cell) -> dict[str, Any] | None:
     return found
 
 
+def of_other_sources(out: Path, cells: Iterable[Cell]) -> int:
+    """How many cells have a result that other sources of lanterne, or of this harness, have computed.
+
+    Args:
+        out: the folder of results.
+        cells: which.
+    """
+    paths = [out / cell.file for cell in cells]
+    lines = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    return sum(line.get("sources") != sources() for line in lines)
+
+
+@lru_cache(maxsize=1)
+def sources() -> str:
+    """A digest of lanterne's sources and of this harness's."""
+    digest = blake2b(digest_size=8)
+    for folder in (Path(lanterne.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def compute(cells: Sequence[Cell], work: Work, out: Path, jobs: int, say: Say) -> dict[str, str]:
     """Compute the cells that have no result yet.
 
@@ -86,6 +112,8 @@ def compute(cells: Sequence[Cell], work: Work, out: Path, jobs: int, say: Say) -
     out.mkdir(parents=True, exist_ok=True)
     # The long ones first: two processes then end at about the same time.
     missing = sorted((c for c in cells if read(out, c) is None), key=lambda c: -c.seconds)
+    if others := of_other_sources(out, cells):
+        say(f"{others} results are of other sources than those that are here: remove them from {out} to compute anew.")
     clock = _Clock(len(cells) - len(missing), len(cells), sum(c.seconds for c in missing))
     failed: dict[str, str] = {}
     with _pool(min(jobs, len(missing))) as pool:
@@ -128,7 +156,8 @@ def _one(cell: Cell, work: Work, out: Path) -> float:
     """Compute a cell and write its result."""
     begun = time.perf_counter()
     result = work(cell.settings)
-    line = {"name": cell.name, "settings": cell.settings, "versions": versions(), "result": result}
+    line = {"name": cell.name, "settings": cell.settings, "versions": versions(), "sources": sources()}
+    line["result"] = result
     partial = out / f"{cell.file}.{os.getpid()}.partial"
     with partial.open("w", encoding="utf-8") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")

@@ -97,7 +97,9 @@ def settled(rows: Rows, without: str) -> str:
 
 
 def _verdict(mean: float, error: float) -> str:
-    """Whether a movement is under the limit, by one standard error of its mean over seeds."""
+    """Whether a movement is under the limit, by one standard error of its mean over seeds; one seed has none."""
+    if math.isnan(error):
+        return "unknown"
     if 100 * (abs(mean) + error) < SETTLED:
         return "yes"
     return "no" if 100 * (abs(mean) - error) >= SETTLED else "within its error"

@@ -298,10 +298,13 @@ def test_a_parameter_that_does_not_reach_everybody_is_said(tmp_path: Path) -> No
         algorithms = {"scaffold": {}, "fedavg": {}, "first": {"algorithm": "scaffold"}, "fedbuff": {}}
         return prepare(parse_config(small(algorithms=algorithms, training=training))).unheard
 
-    assert unheard(lr=0.1, local_steps=2, deadline=1.0) == []
+    assert unheard(lr=0.1, local_steps=2) == []
     assert unheard(momentum=0.5, cohort=3) == [
         "scaffold, first have no momentum: training.momentum = 0.5 does not reach there."
     ]
+    waits = prepare(parse_config(small(algorithms=["fedavg", "scaffold"], training={"deadline": 0.5}))).unheard
+    assert waits == ["fedavg, scaffold have no deadline: training.deadline = 0.5 does not reach there."]
+    assert prepare(parse_config(small(algorithms=["fedavg"]))).unheard == []
     with pytest.warns(UserWarning, match="scaffold has no momentum") as warned:
         lanterne.run(["scaffold"], training={"momentum": 0.5}, clients=4, rounds=1, out=tmp_path / "run")
     assert warned[0].filename == __file__

@@ -111,3 +111,17 @@ def test_the_long_ones_come_first_and_the_estimate_follows_them(tmp_path: Path) 
     plan = [Cell(f"cell {n}", {"n": n}, seconds=n + 1) for n in range(3)]
     compute(plan, square, tmp_path, 1, said.append)
     assert [line.split(": ")[0] for line in said] == ["[1/3] cell 2", "[2/3] cell 1", "[3/3] cell 0"]
+
+
+def test_results_of_other_sources_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    plan = [Cell(f"n {n}", {"n": n}) for n in range(3)]
+    compute(plan[:2], square, tmp_path, 1, said.append)
+    compute(plan[:2], square, tmp_path, 1, said.append)
+    assert not any("other sources" in line for line in said)
+    monkeypatch.setattr(cells, "sources", lambda: "later")
+    compute(plan, square, tmp_path, 1, said.append)
+    assert [line for line in said if "other sources" in line] == [
+        f"2 results are of other sources than those that are here: remove them from {tmp_path} to compute anew."
+    ]
+    assert cells.of_other_sources(tmp_path, plan) == 2

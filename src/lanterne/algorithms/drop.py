@@ -49,7 +49,7 @@ class Drop:
     """Federated averaging over those who meet the deadline."""
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="K, batches per client and round")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD")] = 0.0
     keep_momentum: Annotated[bool, Field(description="keep the velocity on the client between rounds")] = False

@@ -61,7 +61,7 @@ class FedAsync:
     """
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="gamma, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="gamma, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="H, batches per client and version")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD")] = 0.0
     keep_momentum: Annotated[bool, Field(description="keep the velocity on the client between versions")] = False
@@ -70,13 +70,19 @@ class FedAsync:
     staleness: Annotated[
         Literal["constant", "polynomial", "hinge"], Field(description="s(d) of a model that is d versions old")
     ] = "polynomial"
-    staleness_exponent: Annotated[float, Field(ge=0, description="a of the polynomial s(d) = (d + 1)^(-a)")] = 0.5
-    hinge_slope: Annotated[float, Field(gt=0, description="a of the hinge s(d) = 1 / (a (d - b) + 1)")] = 10.0
+    staleness_exponent: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="a of the polynomial s(d) = (d + 1)^(-a)")
+    ] = 0.5
+    hinge_slope: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="a of the hinge s(d) = 1 / (a (d - b) + 1)")
+    ] = 10.0
     hinge_start: Annotated[int, Field(ge=0, description="b of the hinge: up to it s(d) = 1")] = 4
     max_staleness: Annotated[int | None, Field(ge=0, description="older models are thrown away; none by default")] = (
         None
     )
-    proximal: Annotated[float, Field(ge=0, description="rho, of the proximal term; 0 leaves it out")] = 0.005
+    proximal: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="rho, of the proximal term; 0 leaves it out")
+    ] = 0.005
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "model": "model_up"}
 

@@ -62,15 +62,17 @@ class FedBuff:
     """Buffered asynchronous aggregation."""
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta_l, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_l, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="Q, batches per client and update")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD")] = 0.0
     keep_momentum: Annotated[bool, Field(description="keep the velocity on the client between updates")] = False
     cohort: Annotated[int | None, Field(ge=1, description="M, clients at work at once; all by default")] = None
     weights: Annotated[Literal["samples", "equal"], Field(description="client weights in the buffer")] = "samples"
     buffer: Annotated[int, Field(ge=1, description="K, arrivals per server step")] = 10
-    server_lr: Annotated[float, Field(gt=0, description="eta_g")] = 1.0
-    staleness_exponent: Annotated[float, Field(ge=0, description="a of s(tau) = (1 + tau)^(-a)")] = 0.5
+    server_lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_g")] = 1.0
+    staleness_exponent: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="a of s(tau) = (1 + tau)^(-a)")
+    ] = 0.5
     max_staleness: Annotated[int | None, Field(ge=0, description="older updates are thrown away; none by default")] = (
         None
     )

@@ -60,11 +60,15 @@ class FedNova:
     """
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="tau, the most batches per client and round")] = 1
     samples_per_step: Annotated[
         float | None,
-        Field(gt=0, description="tau_u = floor(n_u / this), at least 1, in place of local_steps: B / E of the paper"),
+        Field(
+            ge=1,
+            allow_inf_nan=False,
+            description="tau_u = floor(n_u / this), at least 1, in place of local_steps: B / E of the paper",
+        ),
     ] = None
     momentum: Annotated[float, Field(ge=0, lt=1, description="rho, of local SGD, from rest in every round")] = 0.0
     cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None

@@ -47,7 +47,7 @@ class FedOpt:
     """An optimiser on the server: FedAvgM, FedAdagrad, FedAdam, FedYogi. With `sgd` and eta = 1 it is FedAvg."""
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta_l, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_l, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="K, batches per client and round")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD; the server's is beta_1")] = 0.0
     keep_momentum: Annotated[bool, Field(description="keep the velocity on the client between rounds")] = False
@@ -57,15 +57,21 @@ class FedOpt:
         Literal["sgd", "momentum", "adagrad", "adam", "yogi"], Field(description="the server's optimiser")
     ] = "adam"
     server_lr: Annotated[
-        float | None, Field(gt=0, description="eta; by default 1 for sgd and momentum, 0.01 for the others")
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="eta; by default 1 for sgd and momentum, 0.01 for the others"),
     ] = None
     beta_1: Annotated[
         float | None, Field(ge=0, lt=1, description="decay of the first moment; by default 0 for adagrad, else 0.9")
     ] = None
     beta_2: Annotated[float, Field(ge=0, lt=1, description="decay of the second moment (adam, yogi)")] = 0.99
-    tau: Annotated[float, Field(gt=0, description="degree of adaptivity; the smaller, the more")] = 1e-3
+    tau: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="degree of adaptivity; the smaller, the more")
+    ] = 1e-3
     accumulator: Annotated[
-        float | None, Field(ge=0, description="v before the first round; by default tau^2, the authors' code has 0")
+        float | None,
+        Field(
+            ge=0, allow_inf_nan=False, description="v before the first round; by default tau^2, the authors' code has 0"
+        ),
     ] = None
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up"}

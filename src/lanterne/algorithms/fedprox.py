@@ -52,14 +52,17 @@ class FedProx:
     """A proximal term, and partial work. With mu = 0 and without a deadline it is FedAvg, bit for bit."""
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="the most batches per client and round")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD")] = 0.0
     keep_momentum: Annotated[bool, Field(description="keep the velocity on the client between rounds")] = False
     cohort: Annotated[int | None, Field(ge=1, description="K, clients invited per round; all by default")] = None
     weights: Annotated[Literal["samples", "equal"], Field(description="n_u of the average")] = "samples"
     deadline: Annotated[Deadlines, Field(description="T, seconds after the invitation; or a list")] = math.inf
-    mu: Annotated[float, Field(ge=0, description="mu, how strongly local weights are pulled to the global ones")] = 0.01
+    mu: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False, description="mu, how strongly local weights are pulled to the global ones"),
+    ] = 0.01
 
     traffic: ClassVar[Mapping[str, str]] = {"w": "model_down", "delta": "model_up"}
 

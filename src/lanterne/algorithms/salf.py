@@ -69,7 +69,7 @@ class Salf:
     """Layer-wise aggregation of truncated backward passes. Without a deadline it is FedAvg, bit for bit."""
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta_t, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_t, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="batches per client and round; the paper analyses 1")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD; the authors' code has 0.5, kept")] = 0.0
     keep_momentum: Annotated[

@@ -44,13 +44,13 @@ class Scaffold:
     """Stochastic controlled averaging. With control variates that stay zero it would be FedAvg."""
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta_l, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_l, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="K, batches per client and round")] = 1
     cohort: Annotated[int | None, Field(ge=1, description="|S|, clients invited per round; all by default")] = None
     weights: Annotated[
         Literal["samples", "equal"], Field(description="of clients in both means; equal in the paper")
     ] = "samples"
-    server_lr: Annotated[float, Field(gt=0, description="eta_g")] = 1.0
+    server_lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_g")] = 1.0
     control: Annotated[
         Literal["path", "gradient"],
         Field(description="c_u from the path of the local steps (option II), or one more pass at x (option I)"),

@@ -86,7 +86,7 @@ class TimelyFL:
     """
 
     stack: SkipValidation[LayerStack]
-    lr: Annotated[float, Field(gt=0, description="eta, step size of local SGD")] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta, step size of local SGD")] = 0.1
     local_steps: Annotated[int, Field(ge=1, description="batches of one local epoch")] = 1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of local SGD, from rest in every round")] = 0.0
     cohort: Annotated[int | None, Field(ge=1, description="n, clients sampled per round; all by default")] = None

@@ -170,8 +170,11 @@ class Prepared:
         """A sentence for each training parameter that was set and reaches not every competitor."""
         said = []
         for name, value in self.config.training.model_dump().items():
-            deaf = [n for n, entry in self.config.algorithms.items() if name not in _accepted(self._kind(n, entry))]
-            if value is not None and name != "deadline" and deaf:
+            entries = self.config.algorithms
+            deaf = [n for n, entry in entries.items() if name not in _accepted(self._kind(n, entry))]
+            if name == "deadline" and len(deaf) < len(entries):
+                continue  # it is what those who wait are compared with
+            if value is not None and deaf:
                 has = "has" if len(deaf) == 1 else "have"
                 said.append(f"{', '.join(deaf)} {has} no {name}: training.{name} = {value} does not reach there.")
         return said
