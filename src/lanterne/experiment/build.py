@@ -93,6 +93,7 @@ class Prepared:
         file: the fleet that was read from a file, if it was.
         clients: how many there are.
         algorithms: by label.
+        asked: the configuration as it was given.
     """
 
     config: Config
@@ -102,6 +103,7 @@ class Prepared:
     file: Fleet | None
     clients: int
     algorithms: Mapping[str, Algorithm[Any]]
+    asked: Config
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,7 +171,7 @@ class Prepared:
     def unheard(self) -> list[str]:
         """A sentence for each training parameter that was set and reaches not every competitor."""
         said = []
-        for name, value in self.config.training.model_dump().items():
+        for name, value in self.asked.training.model_dump().items():
             entries = self.config.algorithms
             deaf = [n for n, entry in entries.items() if name not in _accepted(self._kind(n, entry))]
             if name == "deadline" and len(deaf) < len(entries):
@@ -196,7 +198,7 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     Raises:
         InputError: for anything that cannot be run, before any time is spent on running.
     """
-    objects = objects or Objects()
+    objects, given = objects or Objects(), config
     device = config.runtime.device
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"runtime.device is {device!r}, but PyTorch sees no GPU here. Use 'cpu'.")
@@ -221,7 +223,8 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     if executor == "auto":
         executor = choose_executor(costs, config.data.batch, config.training.cohort or clients, device)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"executor": executor})})
-    prepared = Prepared(config, objects, data, stack, file, clients, _algorithms(config, objects, stack, None))
+    made = _algorithms(config, objects, stack, None)
+    prepared = Prepared(config, objects, data, stack, file, clients, made, given)
     first = prepared.world(config.seeds[0])
     deadline = resolve_deadline(config, prepared.algorithms, stack, first.fleet, first.streams, first.w)
     config = config.model_copy(update={"training": config.training.model_copy(update={"deadline": deadline})})
