@@ -15,16 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as f
 
 from lanterne.errors import ModelError
 from lanterne.learn import Task
-from lanterne.models import Cut, LayerStack, UCut, block_costs, find_cut, find_u_cut, full, initial_weights, legal_cuts
+from lanterne.models import Cut, LayerStack, UCut, block_costs, find_cut, find_u_cut, legal_cuts
 from lanterne.models.cut import Share
 from lanterne.models.flops import FlopCounter
 from lanterne.protocol import Pass
 from lanterne.runtime.pricing import Pricing
-from models.nets import EVERY, NAMES, batch_of, stack_of, weights_of
+from models.nets import EVERY, NAMES, stack_of
+from models.splitting import numbers, split, unsplit
 
 #: Deeper ones of a kind of which others have all of their cuts tested.
 DEEPER = ("resnet34", "vgg13", "vgg16", "vgg19")
@@ -39,13 +39,6 @@ def cut_up(name: str) -> tuple[LayerStack, tuple[Cut, ...]]:
     return stack_of(name), legal_cuts(stack_of(name))
 
 
-def numbers(stack: LayerStack) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, samples and labels; a few of each for a large model."""
-    small = stack.size < 1_000_000
-    w = weights_of(stack) if small else initial_weights(stack, 0, torch.float64)
-    return w, *batch_of(stack, 4 if small else 2)
-
-
 def some(name: str) -> list[Cut]:
     """All cuts, or of the deepest the first, one in the middle, and the last."""
     cuts = cut_up(name)[1]
@@ -53,19 +46,6 @@ def some(name: str) -> list[Cut]:
 
 
 # ---------------------------------------------------------------------------------------------------- exact
-def unsplit(task: Task, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return task.loss(task.predict(full(task.stack), w, x), y), task.gradient(full(task.stack), w, x, y)
-
-
-def split(task: Task, cut: Cut, w: Tensor, x: Tensor, y: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """As a client and a server do it: smashed data up, their gradient down."""
-    low, high = cut.views(task.stack)
-    smashed = task.predict(low, low.take(w), x)
-    loss = task.loss(task.predict(high, high.take(w), smashed), y)
-    server, up = task.gradient_with_input(high, high.take(w), smashed, y)
-    return loss, torch.cat([task.pullback(low, low.take(w), x, scale * up), server])
-
-
 def encoder_detached(task: Task, cut: Cut, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The client's half never hears of the loss."""
     return split(task, cut, w, x, y, scale=0.0)
@@ -368,84 +348,3 @@ def test_cuts_are_plain_values_and_each_client_may_have_its_own() -> None:
     assert [own[c].at for c in range(4)] == [1, 3, 4, 1]
     together = [split(task, own[c], w, x, y)[1] for c in range(4)]
     assert all(torch.equal(g, unsplit(task, w, x, y)[1]) for g in together)
-
-
-# ---------------------------------------------------------------------------------------------------- out of place
-class Adds(nn.Module):
-    """Writes into what it is given."""
-
-    def __init__(self, how: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.how, self.linear = how, nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.how(x)
-        return self.linear(x)
-
-
-def preactivated(inplace: bool) -> nn.Sequential:
-    """Blocks that begin with an activation, as DenseNets and later ResNets have it; and a first one that does."""
-
-    def block() -> nn.Sequential:
-        return nn.Sequential(nn.Sequential(nn.ReLU(inplace), nn.LayerNorm(4)), nn.ELU(inplace=inplace), nn.Linear(4, 4))
-
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.ReLU(inplace), nn.Linear(4, 4), block(), nn.ReLU(inplace), block())
-
-
-def test_an_activation_in_place_behind_a_cut_leaves_the_smashed_data_alone() -> None:
-    inplace, plain = (LayerStack(preactivated(flag), (2, 2)) for flag in (True, False))
-    w, (x, y) = weights_of(inplace), batch_of(plain)
-    overwritten = x.clone()
-    inplace.load(w)(overwritten)
-    assert not torch.equal(overwritten, x)  # as the user's own module does it, and it stays as it is
-    for stack in (inplace, plain):
-        task = Task(stack)
-        loss, gradient = unsplit(task, w, x, y)
-        for cut in legal_cuts(stack):
-            low, high = cut.views(stack)
-            smashed = task.predict(low, low.take(w), x)
-            before = smashed.clone()
-            for again in (Task(stack), Task(stack, functional=True)):
-                again.predict(high, high.take(w), smashed)
-                again.gradient_with_input(high, high.take(w), smashed, y)
-            assert torch.equal(smashed, before)
-            assert bool((smashed < 0).any()) == (cut.at == 1)  # or there would be nothing to overwrite
-            found = split(task, cut, w, x, y)
-            assert torch.equal(found[0], loss)
-            assert torch.equal(found[1], gradient)
-    assert torch.equal(unsplit(Task(inplace), w, x, y)[1], unsplit(Task(plain), w, x, y)[1])
-    assert torch.equal(x, batch_of(plain)[0])
-    assert legal_cuts(inplace) == legal_cuts(plain)
-
-
-@pytest.mark.parametrize("first", [False, True], ids=["behind a cut", "on the data"])
-@pytest.mark.parametrize(
-    "how", [Tensor.relu_, f.relu_, lambda x: x.view(-1).mul_(2), lambda x: x.add_(1), lambda x: x[0].zero_()]
-)
-def test_what_cannot_be_kept_from_overwriting_its_input_is_refused(
-    first: bool, how: Callable[[Tensor], object]
-) -> None:
-    blocks = [Adds(how), nn.Linear(4, 4)] if first else [nn.Linear(4, 4), Adds(how)]
-    stack = LayerStack(nn.Sequential(*blocks), (4,))
-    with pytest.raises(ModelError, match=f"Block '{int(not first)}' writes into its input.*x = x \\+ y"):
-        legal_cuts(stack)
-
-
-def test_what_ends_a_block_in_place_is_none_of_the_next_ones_business() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4), nn.ReLU(inplace=True))
-    stack = LayerStack(net, (4,))
-    task, (w, x, y) = Task(stack), numbers(stack)
-    (cut,) = legal_cuts(stack)
-    assert torch.equal(split(task, cut, w, x, y)[1], unsplit(task, w, x, y)[1])
-    copies = LayerStack(nn.Sequential(nn.Linear(4, 4), Adds(lambda x: x.clone().relu_())), (4,))
-    assert len(legal_cuts(copies)) == 1
-
-
-def test_a_block_that_gives_no_tensor_is_refused() -> None:
-    class Both(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x), x  # type: ignore[return-value]
-
-    with pytest.raises(ModelError, match="Block '0' gives a tuple, and what goes from block to block is one tensor"):
-        legal_cuts(LayerStack(nn.Sequential(Both(4, 4), nn.Linear(4, 4)), (4,)))
