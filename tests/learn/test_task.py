@@ -47,6 +47,11 @@ def test_the_gradient_is_the_users_own(name: str, functional: bool) -> None:
         down = task.pullback(low, low.take(w), x, dx)
         assert torch.allclose(down, expected[:edge], rtol=1e-12, atol=1e-14)
         assert not torch.allclose(task.pullback(low, low.take(w), x, 2 * dx), expected[:edge], rtol=1e-3, atol=1e-6)
+        for first in range(cut):  # and the body of a U, with what comes back from the tail
+            body = stack.span(first, cut)
+            g, dx = task.pullback_with_input(body, body.take(w), starts[first].detach(), ups[cut])
+            assert torch.allclose(g, body.take(expected), rtol=1e-12, atol=1e-14)
+            assert torch.allclose(dx, ups[first], rtol=1e-12, atol=1e-14)
 
 
 @FORMS
@@ -106,6 +111,7 @@ def test_nothing_but_descend_changes_its_inputs(functional: bool) -> None:
     task.gradient(view, w, x, y)
     task.gradient_with_input(view, w, x, y)
     task.pullback(view, w, x, torch.ones(4, 3, dtype=w.dtype))
+    task.pullback_with_input(view, w, x, torch.ones(4, 3, dtype=w.dtype))
     assert torch.equal(w, w0)
     assert torch.equal(x, x0)
     assert not w.requires_grad

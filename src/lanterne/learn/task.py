@@ -135,6 +135,19 @@ class Task:
         output = self.forward(leaves, x, view.first, view.last)
         return flatten(torch.autograd.grad(output, leaves, up))
 
+    def pullback_with_input(self, view: ParamView, w: Tensor, x: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """The pullback and `up^T d blocks(w, x) / dx` as well: what the body of a U-shaped cut does.
+
+        Returns:
+            `[view.size]` and a tensor of the shape of `x`.
+        """
+        if self.functional:
+            return vjp(lambda v, u: self.predict(view, v, u), w, x)[1](up)  # type: ignore[no-any-return]
+        leaves, x = self._leaves(view, w), x.detach().requires_grad_()
+        output = self.forward(leaves, x, view.first, view.last)
+        *gradients, dx = torch.autograd.grad(output, [*leaves, x], up)
+        return flatten(gradients), dx
+
     def _replayed(self, view: ParamView, values: list[Tensor], x: Tensor, y: Tensor) -> Sequence[Tensor] | None:
         """The gradients by a recording, where there is one."""
         if self.recordings is None:

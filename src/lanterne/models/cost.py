@@ -46,7 +46,8 @@ def block_costs(stack: LayerStack, dtype: torch.dtype = torch.float32) -> tuple[
         One entry per block, in order.
 
     Raises:
-        ModelError: if the model cannot take the data's samples, or a block leaves a parameter or its input unused.
+        ModelError: if the model cannot take the data's samples, or a block leaves a parameter or its input unused, or
+            writes into its input.
 
     Examples:
         >>> from torch import nn
@@ -75,12 +76,15 @@ def block_costs(stack: LayerStack, dtype: torch.dtype = torch.float32) -> tuple[
         alive.append(leaves)
         parameters.update(leaf.untyped_storage()._cdata for leaf in leaves)
         saved.append(0)
+        given, writes = x.detach(), x._version
+        y = stack.forward(leaves, given, b, b + 1)
+        _check_out_of_place(stack, b, given._version == writes)
+        weights, _ = _backward(y, leaves)
         h = x.detach().requires_grad_()
         with FlopCounter() as forward, saved_tensors_hooks(pack, lambda t: t):
             y = stack.forward(leaves, h, b, b + 1)
         both, gradients = _backward(y, [*leaves, h])
         _check_used(stack, b, [g is not None for g in gradients])
-        weights, _ = _backward(stack.forward(leaves, x.detach(), b, b + 1), leaves)
         costs.append(
             BlockCost(
                 forward=forward.total / _BATCH,
@@ -101,6 +105,15 @@ def _backward(y: Tensor, wanted: list[Tensor]) -> tuple[float, Sequence[Tensor |
     with FlopCounter() as mode:
         gradients = torch.autograd.grad(y, wanted, torch.empty_like(y), allow_unused=True)
     return float(mode.total), gradients
+
+
+def _check_out_of_place(stack: LayerStack, block: int, kept: bool) -> None:
+    """Refuse a block that overwrites what it is given: behind a cut a message, before the first block the data."""
+    if not kept:
+        raise ModelError(
+            f"Block {stack.names[block]!r} writes into its input, which others still need: a sample, or what came over "
+            "a cut. Write the operation out of place (x = x + y instead of x += y, relu instead of relu_)."
+        )
 
 
 def _check_used(stack: LayerStack, block: int, used: list[bool]) -> None:

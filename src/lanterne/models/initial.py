@@ -21,7 +21,8 @@ def initial_weights(stack: LayerStack, key: int, dtype: torch.dtype = torch.floa
 
     A model that the user filled with numbers keeps them. One that was built on the `meta` device, as the zoo's are, is
     drawn as PyTorch draws it: weights and biases of linear and convolution layers uniform in
-    `(-1/sqrt(fan_in), 1/sqrt(fan_in))`, normalisations at scale 1 and shift 0.
+    `(-1/sqrt(fan_in), 1/sqrt(fan_in))`, normalisations at scale 1 and shift 0. Where only some layers are on `meta` (a
+    head behind blocks of a user's own), only those are drawn.
 
     Args:
         stack: the model.
@@ -41,7 +42,9 @@ def initial_weights(stack: LayerStack, key: int, dtype: torch.dtype = torch.floa
         own = dict(module.named_parameters(recurse=False))
         for name, parameter in own.items():
             full_name = f"{path}.{name}" if path else name
-            if isinstance(module, _WEIGHTED):
+            if not parameter.is_meta:
+                drawn[full_name] = parameter.detach().double()
+            elif isinstance(module, _WEIGHTED):
                 fan_in = module.weight[0].numel()
                 generator = torch.Generator().manual_seed(fold(key, "initial", full_name))
                 unit = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)

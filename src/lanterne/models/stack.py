@@ -84,6 +84,8 @@ class LayerStack:
         for module in self._skeleton.modules():
             for name in module._parameters:
                 module._parameters[name] = None
+        for group in self.groups:
+            self._work_out_of_place(group)
         self._views: dict[tuple[int, int], ParamView] = {}
         self._thread = threading.local()
 
@@ -99,6 +101,15 @@ class LayerStack:
     def __len__(self) -> int:
         """How many blocks there are."""
         return len(self.groups)
+
+    def _work_out_of_place(self, group: Sequence[int]) -> None:
+        """What opens a block must not overwrite the block's input: behind a cut that is somebody else's message."""
+        for i in group:
+            for module in self._skeleton[i].modules():
+                if getattr(module, "inplace", False) is True:
+                    module.inplace = False  # type: ignore[assignment]
+            if any(True for _ in self.net[i].parameters()):
+                return
 
     @property
     def size(self) -> int:
@@ -195,15 +206,32 @@ class LayerStack:
             found = self._thread.workplace = (list(net), slots)
         return found
 
-    @cached_property
+    @property
     def output_shape(self) -> Shape:
         """The shape of what the last block gives for one sample."""
-        leaves = [torch.empty(s, device="meta") for shapes in self.shapes for s in shapes]
-        x = torch.empty(2, *self.sample_shape, device="meta")
-        try:
-            return tuple(self.forward(leaves, x).shape[1:])
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise ModelError(
-                f"This model cannot take samples of shape {self.sample_shape}: {error} "
-                "Give a model whose first layer fits the data."
-            ) from error
+        return self.output_shapes[-1]
+
+    @cached_property
+    def output_shapes(self) -> tuple[Shape, ...]:
+        """The shape of what each block gives for one sample.
+
+        Raises:
+            ModelError: if the model cannot take the data's samples, or a block gives something else than one tensor.
+        """
+        x, shapes = torch.empty(2, *self.sample_shape, device="meta"), []
+        for b, name in enumerate(self.names):
+            leaves = [torch.empty(s, device="meta") for s in self.shapes[b]]
+            try:
+                x = self.forward(leaves, x, b, b + 1)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise ModelError(
+                    f"This model cannot take samples of shape {self.sample_shape}: {error} "
+                    "Give a model whose first layer fits the data."
+                ) from error
+            if not isinstance(x, Tensor):
+                raise ModelError(
+                    f"Block {name!r} gives a {type(x).__name__}, and what goes from block to block is one tensor. "
+                    "Let it return the tensor that the next block takes."
+                )
+            shapes.append(tuple(x.shape[1:]))
+        return tuple(shapes)
