@@ -21,6 +21,10 @@ from lanterne.learn import Recordings, Task
 from lanterne.protocol import Inbox, Local
 from lanterne.runtime.job import Job, Result
 
+#: Up to so many weights of convolutions, images lie as [batch, height, width, channels] in memory. On batches of 4 to 64
+#: that is up to 1.3 times as fast for small models and AlexNet, and down to 0.64 times for VGG-11 and ResNet-18.
+CHANNELS_LAST_WEIGHTS = 4_000_000
+
 
 class Loop:
     """One client per core.
@@ -38,10 +42,12 @@ class Loop:
     name = "loop"
 
     def __init__(self, task: Task, x: Tensor, y: Tensor, threads: int = 1, augment: Augmentation | None = None) -> None:
-        convolves = any(isinstance(module, nn.Conv2d) for module in task.stack.net.modules())
+        kernels = sum(m.weight.numel() for m in task.stack.net.modules() if isinstance(m, nn.Conv2d))
         on_cpu = x.device.type == "cpu"
         self.recordings = (task.recordings or Recordings()) if on_cpu else None
-        self.task = replace(task, channels_last=convolves and on_cpu, recordings=self.recordings)
+        self.task = replace(
+            task, channels_last=on_cpu and 0 < kernels <= CHANNELS_LAST_WEIGHTS, recordings=self.recordings
+        )
         self.x, self.y, self.threads, self.augment = x, y, threads, augment
         self._nothing = x.new_empty(0, 0, *x.shape[1:]), y.new_empty(0, 0)
         # Intra-op threads are a property of each thread, so the pool's must be set where they start.
