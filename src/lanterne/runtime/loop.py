@@ -21,8 +21,8 @@ from lanterne.learn import Recordings, Task
 from lanterne.protocol import Inbox, Local
 from lanterne.runtime.job import Job, Result
 
-#: Up to so many weights of convolutions, images lie as [batch, height, width, channels] in memory. On batches of 4 to 64
-#: that is up to 1.3 times as fast for small models and AlexNet, and down to 0.64 times for VGG-11 and ResNet-18.
+#: Up to so many weights of convolutions, images lie as [batch, height, width, channels] in memory. On batches of 4 to
+#: 64 that is up to 1.3 times as fast for small models and AlexNet, and down to 0.64 times for VGG-11 and ResNet-18.
 CHANNELS_LAST_WEIGHTS = 4_000_000
 
 
