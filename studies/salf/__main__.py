@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     plan, cells = SIZES[options.size], options.out / "cells"
     failed: dict[str, str] = {}
-    parts = [part.strip() for part in options.only.lower().split(",")]
+    parts = _parts(options.only)
 
     def wanted(cell: Cell) -> bool:
-        return all(part in cell.name.lower() for part in parts)
+        return parts <= _parts(cell.name)
 
     for method in METHODS:
         if not method.known:
@@ -102,6 +102,10 @@ def write(folder: Path, cells: Path) -> None:
     (folder / "README.md").write_text(fill(page, tables), encoding="utf-8")
 
 
+def _parts(name: str) -> set[str]:
+    return {part.strip() for part in name.lower().split(",")} - {""}
+
+
 def published() -> dict[str, str]:
     """The tables that the committed rows give."""
     rows, curves = read_rows(HERE / "rows.parquet"), read_rows(HERE / "convex.parquet")
@@ -123,7 +127,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         default="",
         metavar="PARTS",
-        help="only cells whose names have all these parts, as in 'vgg11, salf, seed 1'",
+        help="only cells that have all these parts between the commas of their names, as in 'vgg11, salf, seed 1'",
     )
     parser.add_argument("--plan", action="store_true", help="say how long it takes, and do nothing")
     parser.add_argument(
