@@ -1,4 +1,4 @@
-"""What is damaged, hostile, absurd or too large ends a run before it begins: one sentence, status 2, nothing written."""
+"""What is damaged, hostile, absurd or too large ends a run before it begins: one line, status 2, nothing written."""
 
 from __future__ import annotations
 

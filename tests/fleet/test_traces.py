@@ -90,7 +90,8 @@ BEYOND_REPR = {"nested": nested(200_000), "billion laughs": laughing(12)}
 def said_of_client_3(name: str, value: bytes) -> bytes:
     """A trace file in which a value stands that has been pickled already."""
     plain = {"active": b"](K\x00e", "inactive": b"](K\x01e", "finish_time": b"K\x05"}
-    items = (b"X" + len(key).to_bytes(4, "little") + key.encode() + item for key, item in (plain | {name: value}).items())
+    entry = plain | {name: value}
+    items = (b"X" + len(key).to_bytes(4, "little") + key.encode() + item for key, item in entry.items())
     return b"\x80\x02}K\x03}(" + b"".join(items) + b"us."
 
 
