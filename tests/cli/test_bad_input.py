@@ -91,3 +91,27 @@ def test_an_absurd_device_in_a_trace(name: str, value: float, refused: Callable[
     said = refused("--fleet", "fedscale", "--set", "fleet.capacity=capacity")
     assert f"client 432: {name} is {value!r}. Each client has 'computation' (ms per sample)" in said
     assert "both from 1e-05 to 1e+09" in said
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        # One layer would take terabytes, so that whoever draws first fails at once.
+        ("mlp:widths=99999999999", "has the memory for this model: its 7499999999935 parameters alone are"),
+        ("mlp:widths=9999999-9999999", "No device has the memory for this model: its 100000"),
+        ("mlp:widths=9999999-9999999 --set fleet.memory=inf", "This machine has"),
+        ("mlp:widths=4000000000-4000000000", "too many parameters, which no machine can hold"),
+        ("mlp:widths=99999999999999999999", "too many parameters, which no machine can hold"),
+        # What float32 can count is too much for float64.
+        ("mlp:widths=1300000000-1300000000 --dtype float64", "has 1690000"),
+    ],
+)
+def test_a_model_that_is_too_large_is_refused_before_it_is_drawn(
+    words: str, said: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were drawn")
+
+    monkeypatch.setattr("torch.rand", drawn)
+    assert said in refused("--model", *words.split())

@@ -15,6 +15,7 @@ from torch import Tensor
 from lanterne.data import Streams
 from lanterne.errors import ConfigError, FleetError
 from lanterne.experiment.config import Config, quantile
+from lanterne.experiment.memory import most_memory
 from lanterne.experiment.parameters import adel_budget
 from lanterne.fleet import (
     Classes,
@@ -155,8 +156,7 @@ def _first_request(
 
 def _check_memory(first: Mapping[str, tuple[Request, Simulator]], devices: Classes) -> None:
     """Refuse a method whose first request every device would have to refuse."""
-    column = devices.columns.get("memory")
-    most = max(device.memory for device in devices.table) if column is None else float(column.max())
+    most = most_memory(devices)
     for label, (request, simulator) in first.items():
         memory = simulator.pricing.footprint(request, (), _brought(request))
         need = memory.static + memory.working
