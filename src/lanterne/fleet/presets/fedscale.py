@@ -33,7 +33,7 @@ class FedScale(Preset):
         capacity: the path of `client_device_capacity`.
         availability: the path of `client_behave_trace`; without it, everybody is always there.
         reference_flops: FLOPs of a sample's forward pass through the network that was timed. The file does not say
-            which it was; the default is MobileNetV2 (arXiv 1801.04381), 300 million multiply-adds.
+            which it was; the default is MobileNetV2 (arXiv 1801.04381), 300 million multiply-adds. From 1e3 to 1e18.
     """
 
     name: ClassVar[str] = "fedscale"
