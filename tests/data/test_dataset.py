@@ -94,8 +94,16 @@ def test_to_a_type_that_cannot_hold_the_values():
         ("y", torch.tensor([0, 1, 2, 0, -1, 2]), r"y\[4\] is -1, but with 3 classes a label lies in 0\.\.2"),
         ("y", torch.zeros(6), r"y is float32.*y\.long\(\)"),
         ("y", torch.tensor([True] * 6), "y is bool"),
-        ("y", torch.tensor([0, 1, 2, 3, 5, 6]), r"show 6 classes, but run up to 6; 4 is the first.*without gaps"),
-        ("y", torch.tensor([1, 2, 1, 2, 10**12, 1]), r"show 4 classes, but run up to 10{12}; 3 is the first"),
+        (
+            "y",
+            torch.tensor([0, 1, 2, 3, 5, 6]),
+            r"row 4: the label is 5, but no row has the label 4: .* show 6 classes, and run up to 6\..*without gaps",
+        ),
+        (
+            "y",
+            torch.tensor([1, 2, 1, 2, 10**12, 1]),
+            r"row 4: the label is 10{12}, but no row has the label 3: .* show 4 classes",
+        ),
     ],
 )
 def test_bad_tensors(field: str, value: torch.Tensor, message: str):
@@ -106,7 +114,8 @@ def test_bad_tensors(field: str, value: torch.Tensor, message: str):
 def test_labels_that_begin_with_one():
     labels = {"y": torch.tensor([1, 2, 3, 1, 2, 3]), "test_y": torch.tensor([1, 2, 3])}
     with pytest.raises(
-        DataError, match=r"show 3 classes, but run up to 3; 0 is the first.*from 0 without gaps, or say"
+        DataError,
+        match=r"row 0: the label is 1, but no row has the label 0: .*without gaps, or say .* classes= of Dataset",
     ):
         Dataset.of(**{**tensors(), **labels})
     assert Dataset("four", **{**tensors(), **labels}, classes=4).classes == 4

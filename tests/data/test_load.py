@@ -217,17 +217,19 @@ def test_columns_by_name(tmp_path):
     data = load(str(tmp_path), image="right", label="coarse")
     assert data.classes == 2
     same(data, pictures(6, 2, 2)[::-1, None], pictures(6, 2, 2)[::-1, None])
-    with pytest.raises(DataError, match=r"several columns that could be the images \(left, right\).*image='left'"):
+    with pytest.raises(
+        DataError, match=r"several columns that could be the images \(left, right\).*data\.image='left'"
+    ):
         load(str(tmp_path), label="fine")
     with pytest.raises(
-        DataError, match=r"could be the labels \(fine, coarse\); its columns are.*Name one.*label='fine'"
+        DataError, match=r"could be the labels \(fine, coarse\); its columns are.*Name one.*data\.label='fine'"
     ):
         load(str(tmp_path), image="left")
     with pytest.raises(DataError, match=r"has no column 'coarze'\. Did you mean 'coarse'\?"):
         load(str(tmp_path), image="left", label="coarze")
-    with pytest.raises(DataError, match=r"the column 'left' is struct.*label= needs integers"):
+    with pytest.raises(DataError, match=r"the column 'left' is struct.*data\.label needs integers"):
         load(str(tmp_path), image="left", label="left")
-    with pytest.raises(DataError, match="the column 'fine' is int64, but image= needs encoded images"):
+    with pytest.raises(DataError, match=r"the column 'fine' is int64, but data\.image needs encoded images"):
         load(str(tmp_path), image="fine", label="coarse")
 
 

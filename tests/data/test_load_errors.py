@@ -134,14 +134,52 @@ def test_labels_beyond_the_names(tmp_path):
 
 def test_labels_with_gaps(folder):
     change(folder / "train.parquet", "label", 4, 6)
-    with pytest.raises(DataError, match=r"show 4 classes, but run up to 6; 3 is the first that no row has.*ClassLabel"):
+    with pytest.raises(
+        DataError,
+        match=r"training row 4: the label is 6, but no row has the label 3: the labels show 4 classes, and run "
+        r"up to 6\. Number the classes from 0 without gaps, or say how many there are, with the names of a ClassLabel",
+    ) as error:
         load(str(folder))
+    assert "Dataset" not in str(error.value)
+    change(folder / "train.parquet", "label", 4, 0)
+    change(folder / "test.parquet", "label", 3, 6)
+    with pytest.raises(DataError, match=r"test row 3: the label is 6, but no row has the label 3"):
+        load(str(folder))
+
+
+def test_labels_with_gaps_in_a_file_that_is_divided(tmp_path):
+    """The row is that of the file, not of the part into which it would have come."""
+    path = write(tmp_path / "all.parquet", image=pictures(40, 2, 2), label=[0, 1, 2, 0] * 9 + [0, 9, 1, 2])
+    with pytest.raises(DataError, match=r"'all', row 37: the label is 9, but no row has the label 3"):
+        load(str(path))
+
+
+@pytest.mark.parametrize("label", [2**63 + 5, 2**63, 2**64 - 1])
+def test_labels_beyond_any_number_of_a_class(tmp_path, label):
+    labels = pa.array([0, 1, label, 2], pa.uint64())
+    for split in "train", "test":
+        pq.write_table(pa.table({"image": [[1.0, 2.0]] * 4, "label": labels}), tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match=rf"column 'label', row 2: the label {label} is too large for the number of a"):
+        load(str(tmp_path))
+
+
+def test_labels_in_words_are_to_be_numbered(tmp_path):
+    for split in "train", "test":
+        write(tmp_path / f"{split}.parquet", image=pictures(2, 2, 2), label=["a", "b"])
+    with pytest.raises(DataError, match=r"label \(string\)\. Number the classes from 0 .*ClassLabel"):
+        load(str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"'label' is string, but data\.label needs integers\. Number the classes from 0"
+    ):
+        load(str(tmp_path), label="label")
 
 
 def test_no_images(tmp_path):
     for split in "train", "test":
         write(tmp_path / f"{split}.parquet", sentence=["a", "b"], words=[["a"], ["b"]], label=[0, 1])
-    with pytest.raises(DataError, match=r"no column of encoded images .*sentence \(string\), words .*Add one"):
+    with pytest.raises(
+        DataError, match=r"no column of encoded images .*sentence \(string\), words .*Add a column of images"
+    ):
         load(str(tmp_path))
 
 

@@ -21,11 +21,15 @@ from lanterne.fleet.device import NUMBERS
         ({"flops": 0.0}, r"flops of a device is 0\.0, .* Give a number above 0"),
         ({"flops": -1.0}, "flops of a device is -1.0"),
         ({"flops": math.nan}, "flops of a device is nan"),
+        ({"flops": 1e-300}, r"flops of a device is 1e-300, so slow that one FLOP .*Give FLOPs per second, at least"),
+        ({"down": 5e-324}, r"down of a device is 5e-324, so slow that one byte takes more than 1000 seconds"),
+        ({"up": 0.00099}, r"up of a device is 0\.00099, so slow .*Give bytes per second, at least 0\.001; a"),
         ({"memory": 0.0}, "memory of a device is 0.0"),
         ({"down": 0.0}, "down of a device is 0.0"),
         ({"up": -3.0}, "up of a device is -3.0"),
         ({"latency": -0.1}, r"latency of a device is -0\.1 seconds\. Give a finite number, 0 or more"),
         ({"latency": math.inf}, "latency of a device is inf"),
+        ({"latency": 1e16}, r"latency of a device is 1e\+16 seconds\. Give a finite number, 0 or more and at most"),
         ({"latency": math.nan}, "latency of a device is nan"),
         ({"overhead": -1.0}, "overhead of a device is -1.0"),
         ({"dropout": 1.1}, r"dropout of a device is 1\.1, but it is a probability\. Give a number from 0 to 1"),
@@ -49,6 +53,7 @@ def test_impossible_numbers_are_refused(changes: dict[str, float], message: str)
 
 def test_possible_numbers_are_taken() -> None:
     Device(flops=math.inf, memory=math.inf, latency=0.0, dropout=1.0, failure=1.0, period=math.inf)
+    Device(flops=1e-3, down=1e-3, up=1e-3, latency=2.0**53, overhead=2.0**53, memory=1.0)
     Device(available=((0.0, 2.0), (2.0, math.inf)))
     Device(available=((0.0, 2.0), (3.0, 4.0)), period=4.0)
     Device(available=())

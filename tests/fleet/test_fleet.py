@@ -67,6 +67,7 @@ def test_one_device_that_goes_away_is_noticed() -> None:
         (lambda: Fleet([Device()], detection=-1.0), r"detection of the fleet is -1\.0 seconds"),
         (lambda: Fleet([Device()], rejoin=math.inf), "rejoin of the fleet is inf seconds"),
         (lambda: Fleet([Device()], rejoin=math.nan), "rejoin of the fleet is nan"),
+        (lambda: Server(flops=1e-9), r"server's flops are 1e-09, so slow that one FLOP takes more than 1000 seconds"),
         (lambda: Server(flops=0.0), r"server's flops are 0\.0\. Give a number above 0, or inf"),
         (lambda: Server(flops=math.nan), "server's flops are nan"),
         (lambda: Server(machines=0), "server has 0 machines. Give 1 or more, or leave it out"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +24,20 @@ BAD_CAPACITIES: dict[str, tuple[Any, str]] = {
     "empty": ({}, r"holds an empty dictionary\. Give FedScale's dictionary of clients, each with 'computation' \(ms"),
     "list": ([1], "holds a list. Give FedScale's dictionary"),
     "no dictionary": ({3: [1.0, 2.0]}, "client 3: computation is None. Each client has 'computation'"),
-    "missing": ({3: {"computation": 1.0}}, r"client 3: communication is None.*both above 0"),
+    "missing": ({3: {"computation": 1.0}}, r"client 3: communication is None.*both from 1e-05 to 1e\+09"),
     "zero": ({3: {"computation": 0, "communication": 1.0}}, "client 3: computation is 0"),
     "negative": ({3: {"computation": 1.0, "communication": -2.5}}, r"client 3: communication is -2\.5"),
     "nan": ({3: {"computation": math.nan, "communication": 1.0}}, "client 3: computation is nan"),
     "infinite": ({3: {"computation": math.inf, "communication": 1.0}}, "client 3: computation is inf"),
+    "denormal": ({3: {"computation": 1.0, "communication": 5e-324}}, "client 3: communication is 5e-324"),
+    "fast": ({3: {"computation": 9e-6, "communication": 1.0}}, "client 3: computation is 9e-06"),
+    "slow": ({3: {"computation": 2e9, "communication": 1.0}}, r"client 3: computation is 2000000000\.0"),
     "huge": ({3: {"computation": 2**2000, "communication": 1.0}}, "client 3: computation is beyond all measure"),
     "true": ({3: {"computation": True, "communication": 1.0}}, "client 3: computation is True"),
     "text": ({3: {"computation": "1.0", "communication": 1.0}}, r"client 3: computation is '1\.0'"),
     "a long text": (
         {"x" * 999: {"computation": "y" * 999}},
-        r"client 'x{199}\.\.\.: computation is 'y{199}\.\.\.\. Each",
+        r"client 'x{40,60}\.\.\.x{40,60}': computation is 'y{40,60}\.\.\.y{40,60}'\. Each",
     ),
     "many": ({3: {"computation": list(range(99)), "communication": 1.0}}, "computation is a list of 99"),
     "availability": (BEHAVIOUR, "client 3834: computation is None"),
@@ -44,9 +51,9 @@ def client(**changes: Any) -> dict[int, Any]:
 BAD_TIMES: dict[str, tuple[Any, str]] = {
     "empty": ({}, "holds an empty dictionary"),
     "number": (7, "holds a int"),
-    "capacity": (CAPACITY, r"client 432802 is {'computation': .*}\. Each client has 'active' and 'inactive'"),
+    "capacity": (CAPACITY, r"client 432802 is {'communication': .*}\. Each client has 'active' and 'inactive'"),
     "no dictionary": ({5: "always"}, "client 5 is 'always'. Each client has"),
-    "unequal": (client(active=[1]), r"client 5 is {'active': \[1\], 'inactive': \[2, 6\].* equally long"),
+    "unequal": (client(active=[1]), r"client 5 is {'active': \[1\], .*'inactive': \[2, 6\].* equally long"),
     "no list": (client(active=3), "client 5 is {'active': 3"),
     "no period": (client(finish_time=None), "client 5: finish_time is None. Give seconds above 0"),
     "period 0": (client(finish_time=0), "client 5: finish_time is 0"),
@@ -61,6 +68,31 @@ BAD_TIMES: dict[str, tuple[Any, str]] = {
     "true": (client(active=[True, 5]), r"from \[True, 5\]"),
     "huge": (client(inactive=[2, 2**2000]), "client 5 is active from"),
 }
+
+
+def nested(depth: int) -> bytes:
+    """A list in a list, so deep: what stands between the first and the last byte of its pickle."""
+    return b"]" * depth + b"a" * (depth - 1)
+
+
+def laughing(levels: int) -> bytes:
+    """A list that stands eight times in a list, which stands eight times in the next, and so on."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value] * 8
+    return pickle.dumps(value, 2)[2:-1]
+
+
+#: Values of which no whole `repr` can be had, the first of 400 kB and the second of fewer than 300 bytes.
+BEYOND_REPR = {"nested": nested(200_000), "billion laughs": laughing(12)}
+
+
+def said_of_client_3(name: str, value: bytes) -> bytes:
+    """A trace file in which a value stands that has been pickled already."""
+    plain = {"active": b"](K\x00e", "inactive": b"](K\x01e", "finish_time": b"K\x05"}
+    entry = plain | {name: value}
+    items = (b"X" + len(key).to_bytes(4, "little") + key.encode() + item for key, item in entry.items())
+    return b"\x80\x02}K\x03}(" + b"".join(items) + b"us."
 
 
 # ------------------------------------------------------------------------------------------------------------- right
@@ -135,6 +167,25 @@ def test_wrong_times_are_refused(tmp_path: Path, value: object, message: str) ->
         read_availability(path)
     assert str(error.value).startswith(str(path))
     assert len(str(error.value)) < len(str(path)) + 700
+
+
+@pytest.mark.parametrize("key", ["computation", "active", "finish_time"])
+@pytest.mark.parametrize("content", BEYOND_REPR.values(), ids=BEYOND_REPR)
+def test_what_cannot_be_shown_whole_is_refused_in_short(tmp_path: Path, content: bytes, key: str) -> None:
+    """In a process, for a message that takes for ever, or the whole stack, takes the process with it."""
+    (tmp_path / "trace").write_bytes(said_of_client_3(key, content))
+    program = (
+        "import sys\n"
+        "from lanterne.errors import FleetError\n"
+        "from lanterne.fleet.traces import read_availability, read_capacity\n"
+        "try: (read_capacity if sys.argv[2] == 'computation' else read_availability)(sys.argv[1])\n"
+        "except FleetError as error: print(error)\n"
+    )
+    line = [sys.executable, "-c", program, str(tmp_path / "trace"), key]
+    found = subprocess.run(line, check=False, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stderr, found.stdout.count("\n")) == (0, "", 1)
+    assert re.search(r"trace, client 3(: | is ).*\[\.\.\.\].* (Give|Each client has) ", found.stdout)
+    assert len(found.stdout) < 700
 
 
 @pytest.mark.parametrize("read", [read_capacity, read_availability])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -180,6 +181,51 @@ def test_a_cut_divides_the_parameters(name: str) -> None:
 def test_samples_that_do_not_fit_are_named(shape: tuple[int, ...]) -> None:
     stack = LayerStack(nn.Sequential(nn.Linear(6, 4)), shape)
     with pytest.raises(ModelError, match=r"cannot take samples of shape .*first layer fits the data"):
+        _ = stack.output_shape
+
+
+class Own(nn.Module):
+    """A layer with a forward of the user's own."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+READS_VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "numpy": lambda x: torch.from_numpy(x.detach().numpy()),
+    "tolist": lambda x: torch.tensor(x.tolist()),
+    "item": lambda x: x * x.sum().item(),
+    "if": lambda x: x if x.sum() > 0 else -x,
+    "cpu": lambda x: x.cpu(),
+    "nonzero": lambda x: x[x.nonzero()[:, 0]],
+    "mask": lambda x: x[x > 0],
+    "unique": torch.unique,
+}
+
+
+@pytest.mark.parametrize("function", READS_VALUES.values(), ids=READS_VALUES)
+def test_a_model_that_reads_values_cannot_be_priced(function: Callable[[Tensor], Tensor]) -> None:
+    stack = LayerStack(nn.Sequential(nn.Linear(3, 4), Own(function)), (3,))
+    with pytest.raises(ModelError, match=r"reads values in its forward .* depends on them .* as torch\.where") as error:
+        _ = stack.output_shape
+    assert "first layer" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 700
+
+
+def test_a_model_that_makes_tensors_elsewhere_is_told_where() -> None:
+    stack = LayerStack(nn.Sequential(nn.Linear(3, 4), Own(lambda x: x + torch.zeros(4, 4)[:2])), (3,))
+    with pytest.raises(ModelError, match=r"makes a tensor on a device of its own.* with device=x\.device"):
+        _ = stack.output_shape
+
+
+def test_a_layer_that_is_called_wrongly_is_no_bare_error() -> None:
+    stack = LayerStack(nn.Sequential(nn.Linear(3, 4), nn.Bilinear(4, 4, 2)), (3,))
+    with pytest.raises(ModelError, match=r"cannot take samples of shape .*missing 1 required positional argument"):
         _ = stack.output_shape
 
 

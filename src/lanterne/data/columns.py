@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+#: What to do where a file has no column of a role.
+_REPAIRS = {
+    "image": "Add a column of images to the file",
+    "label": "Number the classes from 0 (the type ClassLabel of Hugging Face's datasets does so and keeps their names)",
+}
+
+
 class Columns(NamedTuple):
     """The columns that a user names; what is None is found by its type.
 
@@ -146,15 +153,18 @@ def _column(
             raise DataError(f"{where} has no column {wanted!r}. {nearest(wanted, schema.names)}")
         kind = schema.field(wanted).type
         if not fits(kind):
-            raise DataError(f"{where}: the column {wanted!r} is {kind}, but {role}= needs {need}. Name another column.")
+            raise DataError(
+                f"{where}: the column {wanted!r} is {kind}, but data.{role} needs {need}. {_REPAIRS[role]}, or name "
+                "another column."
+            )
         return wanted
     usable: list[str] = [field.name for field in schema if fits(field.type) and field.name != owner]
     found = [name for name in usable if features.get(name, {}).get("_type") == feature] or usable
     if len(found) != 1:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         many = f"several columns that could be the {role}s ({', '.join(found)})" if found else f"no column of {need}"
-        repair = f"Name one, for instance {role}={found[0]!r}." if found else "Add one to the file."
-        raise DataError(f"{where} has {many}; its columns are: {columns}. {repair}")
+        repair = f"Name one, for instance data.{role}={found[0]!r}" if found else _REPAIRS[role]
+        raise DataError(f"{where} has {many}; its columns are: {columns}. {repair}.")
     return found[0]
 
 
@@ -195,7 +205,14 @@ def _is_images(kind: pa.DataType) -> bool:
 
 def _labels(where: str, column: pa.ChunkedArray, named: int | None) -> NDArray[np.int64]:
     _complete(where, column, "there is no label. Remove the row or label it.")
-    y: NDArray[np.int64] = column.to_numpy().astype(np.int64)
+    found = column.to_numpy()
+    if found.max() > np.iinfo(np.int64).max:
+        row = int(found.argmax())
+        raise DataError(
+            f"{where}, row {row}: the label {found[row]} is too large for the number of a class, and usually means "
+            "that the row is not labelled. Remove the row, or number the classes from 0."
+        )
+    y: NDArray[np.int64] = found.astype(np.int64)
     if y.min() < 0:
         row = int((y < 0).argmax())
         raise DataError(

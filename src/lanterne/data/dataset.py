@@ -103,7 +103,8 @@ class Dataset:
             [1, 0]
         """
         labels, test_labels = _labels(name, "y", y), _labels(name, "test_y", test_y)
-        classes = count_classes(f"Data set {name!r}", None, labels.numpy(force=True), test_labels.numpy(force=True))
+        both = (each.numpy(force=True) for each in (labels, test_labels))
+        classes = count_classes(f"Data set {name!r}", None, *both, otherwise="with classes= of Dataset itself")
         owners = number_owners(*(None if each is None else np.asarray(each) for each in (owner, test_owner)))
         return cls(name, torch.as_tensor(x), labels, torch.as_tensor(test_x), test_labels, classes, *owners)
 
@@ -143,19 +144,20 @@ class Dataset:
         )
 
 
-def count_classes(where: str, named: int | None, *labels: NDArray[np.int64]) -> int:
+def count_classes(where: str, named: int | None, *labels: NDArray[np.int64], otherwise: str) -> int:
     """How many classes the labels of both splits are of: as many as are named, else all up to the largest label.
 
     Args:
         where: what the labels are of, for messages.
         named: how many classes have names; None where none has.
-        labels: of each split, `[rows]`.
+        labels: of the training and the test split, or of rows that are not divided yet, `[rows]`.
+        otherwise: how else to say how many classes there are.
 
     Raises:
         DataError: classes without names of which some have no row, which is how labels look that are no class numbers.
 
     Examples:
-        >>> count_classes("mine", None, np.array([0, 1, 1]), np.array([2]))
+        >>> count_classes("mine", None, np.array([0, 1, 1]), np.array([2]), otherwise="with names")
         3
     """
     if named is not None:
@@ -164,10 +166,13 @@ def count_classes(where: str, named: int | None, *labels: NDArray[np.int64]) -> 
     classes = 1 + int(seen[-1]) if seen.size else 0
     if seen.size < classes and seen[0] >= 0:
         first = int((seen != np.arange(seen.size)).argmax())
+        split, y = next((i, each) for i, each in enumerate(labels) if (each > first).any())
+        row = int((y > first).argmax())
+        kind = ("training row", "test row")[split] if len(labels) > 1 else "row"
         raise DataError(
-            f"{where}: the labels show {seen.size} classes, but run up to {seen[-1]}; {first} is the first that no row "
-            "has. Number the classes from 0 without gaps, or say how many there are: with classes= of a Dataset, in a "
-            "file with the names of a ClassLabel."
+            f"{where}, {kind} {row}: the label is {y[row]}, but no row has the label {first}: the labels show "
+            f"{seen.size} classes, and run up to {seen[-1]}. Number the classes from 0 without gaps, or say how many "
+            f"there are, {otherwise}."
         )
     return classes
 

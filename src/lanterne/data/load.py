@@ -102,6 +102,7 @@ def load(
     else:
         raise DataError(_unknown(spec, path))
     if test is None:
+        _classes(name, train)  # before the rows lose their places
         train, test = _divide(train, seed, spec)
     return _normalised(name, train, test)
 
@@ -218,8 +219,13 @@ def _normalised(name: str, train: Split, test: Split) -> Dataset:
 
 
 def _dataset(name: str, train: Split, test: Split, x: np.ndarray, test_x: np.ndarray) -> Dataset:
-    named = max((each.named for each in (train, test) if each.named is not None), default=None)
-    classes = count_classes(f"Data set {name!r}", named, train.y, test.y)
+    classes = _classes(name, train, test)
     owners = number_owners(train.owner, test.owner)
     to = torch.from_numpy
     return Dataset(name, to(x), to(train.y), to(test_x), to(test.y), classes, *owners)
+
+
+def _classes(name: str, *splits: Split) -> int:
+    named = max((each.named for each in splits if each.named is not None), default=None)
+    names = "with the names of a ClassLabel (of Hugging Face's datasets) in the file"
+    return count_classes(f"Data set {name!r}", named, *(each.y for each in splits), otherwise=names)

@@ -31,6 +31,7 @@ from lanterne.experiment.clients import CLIENTS, check_cohorts, clients_asked, r
 from lanterne.experiment.config import AlgorithmConfig, Config, make_algorithm
 from lanterne.experiment.deadline import resolve_deadline
 from lanterne.experiment.evaluate import Judge
+from lanterne.experiment.memory import check_size
 from lanterne.fleet import Fleet, preset
 from lanterne.learn import Task
 from lanterne.models import LayerStack, batch_norms, block_costs, initial_weights
@@ -131,6 +132,7 @@ class Prepared:
                 f"The fleet has {len(fleet)} devices, but the data is partitioned over {self.clients} clients. "
                 "Make them equal."
             )
+        check_size(self.stack, fleet, self.dtype)
         w = initial_weights(self.stack, fold(seed, "weights"), self.dtype).to(config.runtime.device)
         return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams"), self.augment), w)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lanterne.data import Streams
 from lanterne.errors import ConfigError, FleetError
 from lanterne.experiment.config import Config, quantile
+from lanterne.experiment.memory import most_memory
 from lanterne.experiment.parameters import adel_budget
 from lanterne.fleet import (
     Classes,
@@ -29,6 +30,7 @@ from lanterne.fleet import (
     round_weights,
     timing,
 )
+from lanterne.fleet.device import LONGEST
 from lanterne.fleet.population import anybody_reaches, seconds, told_apart
 from lanterne.learn import Task
 from lanterne.models import LayerStack
@@ -66,7 +68,8 @@ def resolve_deadline(
 
     Raises:
         ConfigError: for a deadline that cannot be read.
-        FleetError: for a deadline that nobody can meet, or a method for which no device has the memory.
+        FleetError: for a deadline that nobody can meet, a method for which no device has the memory, or a device that
+            would work longer than a clock can count.
     """
     asked = config.training.deadline
     devices = told_apart(fleet.devices)
@@ -77,6 +80,7 @@ def resolve_deadline(
     with_deadline = {label: a for label, a in algorithms.items() if hasattr(a, "deadline")}
     # How long a method works that has no deadline must not lengthen that of the others.
     jobs = {label: _priced(*first[label]) for label in with_deadline or algorithms}
+    _check_finite(first, devices)
     deadline: float | tuple[float, ...]
     if isinstance(asked, int | float | tuple):
         deadline = asked
@@ -152,8 +156,7 @@ def _first_request(
 
 def _check_memory(first: Mapping[str, tuple[Request, Simulator]], devices: Classes) -> None:
     """Refuse a method whose first request every device would have to refuse."""
-    column = devices.columns.get("memory")
-    most = max(device.memory for device in devices.table) if column is None else float(column.max())
+    most = most_memory(devices)
     for label, (request, simulator) in first.items():
         memory = simulator.pricing.footprint(request, (), _brought(request))
         need = memory.static + memory.working
@@ -162,6 +165,33 @@ def _check_memory(first: Mapping[str, tuple[Request, Simulator]], devices: Class
                 f"No device has the memory for {label!r}: its first request needs {need} bytes, and the largest has "
                 f"{most:g}. Give the devices more, or take a smaller model or batch."
             )
+
+
+def _check_finite(first: Mapping[str, tuple[Request, Simulator]], devices: Classes) -> None:
+    """Refuse a fleet in which a method's first request would take somebody longer than a clock can count."""
+    known: set[tuple[float, ...]] = set()
+    for label, (request, simulator) in first.items():
+        job = _priced(request, simulator)
+        costs = (job.down, job.work.total, job.work.begun, float(sum(job.work.backward)), job.up(None))
+        if costs in known:
+            continue
+        known.add(costs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            times = _expected(devices, job)
+        # Written so that a time which is no number is found too.
+        if not (times <= LONGEST).all():
+            client = int((~(times <= LONGEST)).argmax())
+            device = devices[client]
+            raise FleetError(
+                f"Client {client}, a {device.tier!r}, would need {times[client]:g} seconds for the first request of "
+                f"{label!r}, and no clock counts beyond 2^53. Its flops are {device.flops:g} FLOP/s, down "
+                f"{device.down:g} and up {device.up:g} bytes/s, latency {device.latency:g} and overhead "
+                f"{device.overhead:g} seconds{_at_pace(device)}: correct what is in other units."
+            )
+
+
+def _at_pace(device: Device) -> str:
+    return "" if device.pace is None else f", its pace {device.pace}"
 
 
 def _with_deadline(algorithm: Algorithm[Any]) -> Algorithm[Any]:

@@ -14,6 +14,11 @@ from lanterne.errors import FleetError
 
 Floats = NDArray[np.float64]
 
+#: FLOP/s and bytes/s. A device that needs a quarter of an hour for one operation or byte is a mistake of units.
+SLOWEST = 1e-3
+#: Seconds; beyond them a clock in float64 does not count every second.
+LONGEST = 2.0**53
+
 
 @dataclass(frozen=True, eq=False)
 class Work:
@@ -101,6 +106,30 @@ class Pace(Protocol):
         """For each unit, the probability that it ends in time."""
 
 
+def too_slow(what: str, value: float, unit: str) -> FleetError:
+    """What to say of a speed that is above 0, but below `SLOWEST`.
+
+    Args:
+        what: the beginning of the sentence.
+        value: so many units per second.
+        unit: what is done or sent.
+    """
+    return FleetError(
+        f"{what} {value!r}, so slow that one {unit} takes more than {1 / SLOWEST:g} seconds: these are other units. "
+        f"Give {unit}s per second, at least {SLOWEST:g}; a million is 1e6."
+    )
+
+
+def uncounted(what: str, value: float) -> FleetError:
+    """What to say of seconds below 0 or beyond `LONGEST`.
+
+    Args:
+        what: the beginning of the sentence.
+        value: seconds.
+    """
+    return FleetError(f"{what} {value!r} seconds. Give a finite number, 0 or more and at most 2^53.")
+
+
 @dataclass(frozen=True)
 class Device:
     """A device's numbers.
@@ -139,16 +168,16 @@ class Device:
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
         for name in ("flops", "memory", "down", "up"):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if not value > 0:
                 raise FleetError(
-                    f"{name} of a device is {getattr(self, name)!r}, but work and bytes take finite time. "
-                    "Give a number above 0."
+                    f"{name} of a device is {value!r}, but work and bytes take finite time. Give a number above 0."
                 )
+            if value < SLOWEST and name != "memory":
+                raise too_slow(f"{name} of a device is", value, "FLOP" if name == "flops" else "byte")
         for name in ("latency", "overhead"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise FleetError(
-                    f"{name} of a device is {getattr(self, name)!r} seconds. Give a finite number, 0 or more."
-                )
+            if not 0 <= getattr(self, name) <= LONGEST:
+                raise uncounted(f"{name} of a device is", getattr(self, name))
         for name in ("dropout", "failure"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FleetError(

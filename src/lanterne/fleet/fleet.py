@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lanterne.errors import FleetError
 from lanterne.fleet.classes import Classes, Mask
-from lanterne.fleet.device import Device
+from lanterne.fleet.device import LONGEST, SLOWEST, Device, too_slow, uncounted
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Server:
             raise FleetError(
                 f"The server's flops are {self.flops!r}. Give a number above 0, or inf for a server that takes no time."
             )
+        if self.flops < SLOWEST:
+            raise too_slow("The server's flops are", self.flops, "FLOP")
         if self.machines is not None and self.machines < 1:
             raise FleetError(
                 f"The server has {self.machines} machines. Give 1 or more, or leave it out for one per replica."
@@ -64,10 +66,8 @@ class Fleet:
         if not len(self.devices):
             raise FleetError("The fleet has no devices. Give it at least one.")
         for name in ("detection", "rejoin"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise FleetError(
-                    f"{name} of the fleet is {getattr(self, name)!r} seconds. Give a finite number, 0 or more."
-                )
+            if not 0 <= getattr(self, name) <= LONGEST:
+                raise uncounted(f"{name} of the fleet is", getattr(self, name))
 
     def __len__(self) -> int:
         """How many clients there are."""

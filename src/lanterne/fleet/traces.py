@@ -10,6 +10,7 @@ and the second says that the client is there from `active[i]` to `inactive[i]`, 
 
 from __future__ import annotations
 
+import reprlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -23,6 +24,11 @@ from lanterne.fleet.unpickle import read_pickle
 
 #: Beyond 2^53 seconds a float64 does not count every second.
 _LARGEST = 1 << 53
+#: ms per sample and kbit/s: from ten nanoseconds to eleven days, from a bit in 100 seconds to a terabit in one.
+_LEAST, _MOST = 1e-5, 1e9
+#: `repr` itself runs out of stack in lists of lists of lists, and of time where each stands in the next eight times.
+_IN_SHORT = reprlib.Repr()
+_IN_SHORT.maxlevel, _IN_SHORT.maxlist, _IN_SHORT.maxdict, _IN_SHORT.maxstring = 2, 8, 8, 100
 
 
 class Capacity(NamedTuple):
@@ -89,10 +95,10 @@ def _capacity(path: Path, changed: int, size: int) -> Capacity:
     for i, (client, entry) in enumerate(clients.items()):
         for row, name in enumerate(Capacity._fields):
             value = entry.get(name) if isinstance(entry, dict) else None
-            if not _is_time(value) or value == 0:
+            if not _is_time(value) or not _LEAST <= value <= _MOST:
                 raise FleetError(
                     f"{path}, client {_short(client)}: {name} is {_short(value)}. "
-                    f"Each client has {wanted}, both above 0."
+                    f"Each client has {wanted}, both from {_LEAST:g} to {_MOST:g}."
                 )
             numbers[row, i] = value
     return Capacity(*numbers)
@@ -136,10 +142,10 @@ def _is_time(value: object) -> TypeGuard[float]:
 
 
 def _short(value: object) -> str:
-    """Of a value that may be very large, what fits into a sentence."""
+    """Of a value that may be very large, very deep or in itself, what fits into a sentence."""
     if isinstance(value, dict | list) and len(value) > 8:
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, int) and abs(value) > _LARGEST:
         return "beyond all measure"
-    text = repr(value)
+    text = _IN_SHORT.repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

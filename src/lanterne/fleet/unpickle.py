@@ -29,6 +29,7 @@ MEMOIZE, MARK, STOP, PROTO, FRAME = (_OPCODES[name] for name in ("MEMOIZE", "MAR
 EMPTY_DICT, SETITEM, SETITEMS = (_OPCODES[name] for name in ("EMPTY_DICT", "SETITEM", "SETITEMS"))
 EMPTY_LIST, APPEND, APPENDS = (_OPCODES[name] for name in ("EMPTY_LIST", "APPEND", "APPENDS"))
 LONG1 = _OPCODES["LONG1"]
+_PROTOCOLS = range(2, 6)
 #: How many bytes say how long a text is.
 _TEXTS = {_OPCODES["SHORT_BINUNICODE"]: 1, _OPCODES["BINUNICODE"]: 4, _OPCODES["BINUNICODE8"]: 8}
 _CONSTANTS = {_OPCODES["NONE"]: None, _OPCODES["NEWTRUE"]: True, _OPCODES["NEWFALSE"]: False}
@@ -63,10 +64,15 @@ def read_pickle(path: str | Path) -> object:
 
 def _load(data: bytes) -> object:
     """Run the stack machine; what is not data stops it."""
+    if data[0] != PROTO or data[1] not in _PROTOCOLS:
+        raise FleetError(
+            f"is not a pickle of protocol 2 to 5: it begins with {data[:4]!r}. Give a file that Python 3's pickle.dump "
+            "wrote; what git leaves of a large file may be a pointer to it."
+        )
     stack: list[Any] = []
     marks: list[int] = []
     memo: list[Any] = []  # picklers number what they keep from 0
-    at = 0
+    at = 2
 
     while True:
         op = data[at]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -209,6 +210,7 @@ class LayerStack:
     @property
     def output_shape(self) -> Shape:
         """The shape of what the last block gives for one sample."""
+<<<<<<< HEAD
         return self.output_shapes[-1]
 
     @cached_property
@@ -235,3 +237,31 @@ class LayerStack:
                 )
             shapes.append(tuple(x.shape[1:]))
         return tuple(shapes)
+=======
+        leaves = [torch.empty(s, device="meta") for shapes in self.shapes for s in shapes]
+        x = torch.empty(2, *self.sample_shape, device="meta")
+        try:
+            return tuple(self.forward(leaves, x).shape[1:])
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ModelError(_refusal(self.sample_shape, error)) from error
+
+
+def _refusal(sample_shape: Shape, error: Exception) -> str:
+    """Why a model cannot be run on shapes alone: a layer wants values, makes its own elsewhere, or does not fit."""
+    said = " ".join(str(error).split())
+    if "expected device meta" in said:
+        return (
+            f"A layer of this model makes a tensor on a device of its own, not on that of its input: {said} lanterne "
+            "prices a model by shapes alone, on the device 'meta'. Make it with device=x.device, for an input x."
+        )
+    if re.search(r"(\b|register_)meta\b", said, re.IGNORECASE):
+        return (
+            "A layer of this model reads values in its forward pass (as .numpy(), .tolist(), .item() and `if` do), or "
+            f"the shape of what it gives depends on them (as with nonzero and masks): {said[:200]} lanterne prices a "
+            "model by shapes alone, before there are values. Write that layer with operations on whole tensors, as "
+            "torch.where."
+        )
+    return (
+        f"This model cannot take samples of shape {sample_shape}: {said} Give a model whose first layer fits the data."
+    )
+>>>>>>> badinput

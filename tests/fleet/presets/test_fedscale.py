@@ -76,12 +76,33 @@ def test_without_times_everybody_is_always_there(paths: dict[str, str]) -> None:
         ({"capacity": "nowhere"}, "nowhere cannot be read"),
         ({"availability": "nowhere"}, "nowhere cannot be read"),
         ({"reference_flops": 0}, "reference_flops is 0. Give the FLOPs of one sample"),
+        ({"reference_flops": 1e-300}, r"reference_flops is 1e-300\. .* a number from 1e3 to 1e18"),
+        ({"reference_flops": 1e308}, r"reference_flops is 1e\+308\. .* a number from 1e3 to 1e18"),
         ({"reference_flops": float("nan")}, "reference_flops is nan"),
     ],
 )
 def test_wrong_parameters_are_refused(paths: dict[str, str], changes: dict[str, object], message: str) -> None:
     with pytest.raises(FleetError, match=message):
         preset("fedscale", **{**paths, **changes}).build(2, 1, 4)
+
+
+def test_times_at_which_nobody_is_ever_there_are_refused(tmp_path: Path, paths: dict[str, str]) -> None:
+    """Of all clients; where only some never come, the others race."""
+    away: dict[int, dict[str, object]] = {c: {"active": [], "inactive": [], "finish_time": 9} for c in range(4)}
+    path = str(written(tmp_path / "away", away))
+    with pytest.raises(FleetError, match=r"away: nobody is ever there of the entries .* Leave availability out"):
+        preset("fedscale", **{**paths, "availability": path}).build(9, 1, 4)
+    path = str(written(tmp_path / "once", away | {4: {"active": [2], "inactive": [3], "finish_time": 9}}))
+    there = preset("fedscale", **{**paths, "availability": path}).build(5, 1, 4)
+    assert there.online(2.5).sum() == 1
+
+
+def test_the_slowest_and_the_fastest_of_a_file_are_devices(tmp_path: Path) -> None:
+    ends = {i: {"computation": c, "communication": k} for i, (c, k) in enumerate([(1e9, 1e-5), (1e-5, 1e9)])}
+    path = str(written(tmp_path / "ends", ends))
+    for reference in (1e3, 1e18):
+        fleet = preset("fedscale", capacity=path, reference_flops=reference).build(2, 1, 4)
+        assert all(fleet.devices[c].flops > 0 for c in range(2))
 
 
 def test_files_given_for_each_other_are_refused(paths: dict[str, str]) -> None:

@@ -7,7 +7,6 @@ availability from FLASH's users (charging is available).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,7 +33,7 @@ class FedScale(Preset):
         capacity: the path of `client_device_capacity`.
         availability: the path of `client_behave_trace`; without it, everybody is always there.
         reference_flops: FLOPs of a sample's forward pass through the network that was timed. The file does not say
-            which it was; the default is MobileNetV2 (arXiv 1801.04381), 300 million multiply-adds.
+            which it was; the default is MobileNetV2 (arXiv 1801.04381), 300 million multiply-adds. From 1e3 to 1e18.
     """
 
     name: ClassVar[str] = "fedscale"
@@ -51,9 +50,9 @@ class FedScale(Preset):
                 "The fleet 'fedscale' needs FedScale's file of capacities. Set capacity to the path of "
                 "client_device_capacity (it comes with a clone of SymbioticLab/FedScale)."
             )
-        if not 0 < self.reference_flops < math.inf:
+        if not 1e3 <= self.reference_flops <= 1e18:
             raise FleetError(
-                f"reference_flops is {self.reference_flops}. Give the FLOPs of one sample, a number above 0."
+                f"reference_flops is {self.reference_flops}. Give the FLOPs of one sample, a number from 1e3 to 1e18."
             )
         known = read_capacity(self.capacity)
         dealt = np.resize(generator(seed, "capacity").permutation(len(known.computation)), clients)
@@ -63,5 +62,11 @@ class FedScale(Preset):
         if self.availability:
             traces = read_availability(self.availability)
             windows = traces.take(generator(seed, "availability").permutation(len(traces))[:clients])
+            if not len(windows.starts):
+                raise FleetError(
+                    f"{self.availability}: nobody is ever there of the entries that seed {seed} deals to {clients} "
+                    "clients, so no round can begin. Leave availability out, or give a file with longer windows, or "
+                    "more clients."
+                )
         device = self.device(flops=1.0, down=1.0, up=1.0)
         return self.fleet(np.zeros(clients, dtype=np.uint8), [device], seed, columns, windows)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from lanterne.errors import ModelError
 from lanterne.models.stack import LayerStack
 from lanterne.models.zoo.alexnet import alexnet
 from lanterne.models.zoo.lenet import cnn, lenet
@@ -31,6 +34,9 @@ MODELS: dict[str, Make] = {
     "salf-mlp": salf_mlp,
     "salf-cnn": salf_cnn,
 }
+
+#: Parameters; beyond them not even the number of their bytes is sure to be a number to PyTorch.
+_LARGEST = 10**15
 
 #: The model of a run that names none.
 DEFAULT = "resnet-small"
@@ -60,7 +66,8 @@ def build(word: str, sample_shape: Shape, classes: int) -> LayerStack:
         classes: of the data.
 
     Raises:
-        ModelError: for a name or an option that is not there, or data that the model cannot take.
+        ModelError: for a name or an option that is not there, data that the model cannot take, or more parameters than
+            any machine can hold.
 
     Examples:
         >>> build("salf-mlp", (1, 28, 28), 10).size
@@ -69,8 +76,18 @@ def build(word: str, sample_shape: Shape, classes: int) -> LayerStack:
         11173962
     """
     name, options = read_word(word, MODELS)
-    with torch.device("meta"):
-        net = MODELS[name](sample_shape, classes, **options)
+    try:
+        with torch.device("meta"):
+            net = MODELS[name](sample_shape, classes, **options)
+    except (RuntimeError, TypeError, OverflowError):  # the number of a tensor's bytes is no number to PyTorch
+        size = math.inf
+    else:
+        size = sum(parameter.numel() for parameter in net.parameters())
+    if size > _LARGEST:
+        raise ModelError(
+            f"The model {word!r} has {'too many' if math.isinf(size) else size} parameters, which no machine can hold. "
+            "Make it smaller."
+        )
     return LayerStack(net, sample_shape)
 
 
