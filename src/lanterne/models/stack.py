@@ -210,7 +210,6 @@ class LayerStack:
     @property
     def output_shape(self) -> Shape:
         """The shape of what the last block gives for one sample."""
-<<<<<<< HEAD
         return self.output_shapes[-1]
 
     @cached_property
@@ -225,11 +224,8 @@ class LayerStack:
             leaves = [torch.empty(s, device="meta") for s in self.shapes[b]]
             try:
                 x = self.forward(leaves, x, b, b + 1)
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise ModelError(
-                    f"This model cannot take samples of shape {self.sample_shape}: {error} "
-                    "Give a model whose first layer fits the data."
-                ) from error
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                raise ModelError(_refusal(self.sample_shape, error)) from error
             if not isinstance(x, Tensor):
                 raise ModelError(
                     f"Block {name!r} gives a {type(x).__name__}, and what goes from block to block is one tensor. "
@@ -237,13 +233,6 @@ class LayerStack:
                 )
             shapes.append(tuple(x.shape[1:]))
         return tuple(shapes)
-=======
-        leaves = [torch.empty(s, device="meta") for shapes in self.shapes for s in shapes]
-        x = torch.empty(2, *self.sample_shape, device="meta")
-        try:
-            return tuple(self.forward(leaves, x).shape[1:])
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise ModelError(_refusal(self.sample_shape, error)) from error
 
 
 def _refusal(sample_shape: Shape, error: Exception) -> str:
@@ -264,4 +253,3 @@ def _refusal(sample_shape: Shape, error: Exception) -> str:
     return (
         f"This model cannot take samples of shape {sample_shape}: {said} Give a model whose first layer fits the data."
     )
->>>>>>> badinput
