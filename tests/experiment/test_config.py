@@ -100,7 +100,6 @@ def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, An
     return st.fixed_dictionaries({}, optional=fields)
 
 
-speed = st.floats(0.001, exclude_min=True, allow_infinity=False)  # slower ones are refused
 experiments = st.fixed_dictionaries(
     {"algorithms": st.dictionaries(labels, competitors, min_size=1, max_size=4)},
     optional={
@@ -115,7 +114,7 @@ experiments = st.fixed_dictionaries(
             deadline=positive | st.just(math.inf) | st.sampled_from(["q0.5", "50%", "q1", "0 %"]),
         ),
         "data": optional(source=text, image=text, label=text, partition=text, clients=whole, batch=whole),
-        "fleet": optional(share=st.floats(0, 1), flops=speed, down=speed | st.just(math.inf), machines=whole),
+        "fleet": optional(share=st.floats(0, 1), flops=st.floats(0.001, 1e9), down=st.floats(0.001), machines=whole),
         "runtime": optional(executor=st.sampled_from(["auto", "loop", "batched"]), threads=whole),
     },
 )
