@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 import lanterne
+from lanterne.runtime import one_thread
 
 Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 Say = Callable[[str], None]
@@ -131,7 +132,7 @@ def _outcomes(
 ) -> Iterator[tuple[Cell, float | Exception]]:
     """Each cell as it ends, and how many seconds it took."""
     if pool is None:
-        with _one_thread():
+        with one_thread():
             for cell in cells:
                 try:
                     yield cell, _one(cell, work, out)
@@ -197,16 +198,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from lanterne.budget import Deadlines, of_round
-from lanterne.learn import Task, Update, coverage_mean, stepwise_sgd
+from lanterne.learn import Task, Update, coverage_mean, stepwise_sgd, velocity_bytes
 from lanterne.models import LayerStack, full
 from lanterne.protocol import (
     Cohort,
@@ -118,7 +118,7 @@ class FedNova:
         if self.samples_per_step is not None:
             steps = max(1, int(cohort.facts(client).samples / self.samples_per_step))
         batches = range(state.round * steps, (state.round + 1) * steps)
-        velocity = state.w.nbytes if self.momentum else 0
+        velocity = velocity_bytes(state.w, self.momentum, kept=False)
         return training(
             client,
             {"w": state.w},

@@ -93,14 +93,15 @@ class FedProx:
         velocity = velocity_bytes(state.w, self.momentum, self.keep_momentum)
         anchor = state.w.nbytes if self.mu else 0
         batches, step = range(state.round * k, (state.round + 1) * k), 2 * n
+        deadline = of_round(self.deadline, state.round)
         requests = [
             training(
                 client, {"w": state.w}, batches, n,
-                deadline=of_round(self.deadline, state.round), indivisible=step, optimiser=velocity + anchor,
+                deadline=deadline, indivisible=step, optimiser=velocity + anchor,
             )
             for client in cohort.sample(self.cohort, cohort.key)
         ]  # fmt: skip
-        replies = yield from exchange(requests, Deadline(of_round(self.deadline, state.round)), late="cancel")
+        replies = yield from exchange(requests, Deadline(deadline), late="cancel")
         updates = [
             Update(full(self.stack), r["delta"], client_weight(cohort, r.request.to, self.weights))
             for r in usable(replies)

@@ -175,16 +175,13 @@ class Prepared:
         said = []
         for name, value in self.asked.training.model_dump().items():
             entries = self.config.algorithms
-            deaf = [n for n, entry in entries.items() if name not in _accepted(self._kind(n, entry))]
+            deaf = [n for n, entry in entries.items() if name not in _accepted(_kind(self.objects, n, entry))]
             if name == "deadline" and len(deaf) < len(entries):
                 continue  # it is what those who wait are compared with
             if value is not None and deaf:
                 has = "has" if len(deaf) == 1 else "have"
                 said.append(f"{', '.join(deaf)} {has} no {name}: training.{name} = {value} does not reach there.")
         return said
-
-    def _kind(self, label: str, entry: AlgorithmConfig) -> Callable[..., Algorithm[Any]]:
-        return self.objects.algorithms.get(label) or ALGORITHMS[entry.algorithm]
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Prepared:
@@ -263,7 +260,7 @@ def _algorithms(
         shared["deadline"] = deadline
     made: dict[str, Algorithm[Any]] = {}
     for label, entry in config.algorithms.items():
-        kind: Any = objects.algorithms.get(label) or ALGORITHMS[entry.algorithm]
+        kind = _kind(objects, label, entry)
         known = _accepted(kind)
         parameters = {**{n: v for n, v in shared.items() if n in known}, **entry.parameters}
         if label in objects.algorithms:
@@ -271,6 +268,11 @@ def _algorithms(
         else:
             made[label] = make_algorithm(entry.algorithm, stack, **parameters)
     return made
+
+
+def _kind(objects: Objects, label: str, entry: AlgorithmConfig) -> Callable[..., Algorithm[Any]]:
+    """What makes a competitor: the user's own, or lanterne's."""
+    return objects.algorithms.get(label) or ALGORITHMS[entry.algorithm]
 
 
 def _accepted(kind: Callable[..., Any]) -> set[str]:

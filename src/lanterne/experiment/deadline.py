@@ -77,10 +77,11 @@ def resolve_deadline(
     there = replace(fleet, devices=devices.always_there())
     first = {label: _first_request(_with_deadline(a), stack, there, streams, w) for label, a in algorithms.items()}
     _check_memory(first, devices)
+    every = {label: _priced(*asks) for label, asks in first.items()}
+    _check_finite(every, devices)
     with_deadline = {label: a for label, a in algorithms.items() if hasattr(a, "deadline")}
     # How long a method works that has no deadline must not lengthen that of the others.
-    jobs = {label: _priced(*first[label]) for label in with_deadline or algorithms}
-    _check_finite(first, devices)
+    jobs = {label: every[label] for label in with_deadline or algorithms}
     deadline: float | tuple[float, ...]
     if isinstance(asked, int | float | tuple):
         deadline = asked
@@ -167,11 +168,10 @@ def _check_memory(first: Mapping[str, tuple[Request, Simulator]], devices: Class
             )
 
 
-def _check_finite(first: Mapping[str, tuple[Request, Simulator]], devices: Classes) -> None:
+def _check_finite(jobs: Mapping[str, Job], devices: Classes) -> None:
     """Refuse a fleet in which a method's first request would take somebody longer than a clock can count."""
     known: set[tuple[float, ...]] = set()
-    for label, (request, simulator) in first.items():
-        job = _priced(request, simulator)
+    for label, job in jobs.items():
         costs = (job.down, job.work.total, job.work.begun, float(sum(job.work.backward)), job.up(None))
         if costs in known:
             continue

@@ -21,7 +21,7 @@ from lanterne.experiment.config import Config, read_config, to_toml
 from lanterne.experiment.origin import check_versions, describe, located, note_versions, read_origin, write_origin
 from lanterne.experiment.rows import make_clients, make_result, make_row
 from lanterne.experiment.tune import tune_executor
-from lanterne.runtime import restore, snapshot
+from lanterne.runtime import one_thread, restore, snapshot
 
 _RESULT = "result.json"
 
@@ -73,7 +73,7 @@ def run_experiment(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists already. Continue it with 'lanterne resume {out}', or give another directory.")
     origin = describe(prepared.config, prepared.objects, out)
-    with _one_thread():
+    with one_thread():
         if tune:
             prepared = tune_executor(prepared)
         with _disk(out):
@@ -119,7 +119,7 @@ def resume_experiment(
     if different:
         warn(different)
     prepared = prepare(config, objects)
-    with _one_thread(), _disk(out):
+    with one_thread(), _disk(out):
         note_versions(origin, out)
         for partial in out.rglob("*.partial"):
             partial.unlink()
@@ -233,17 +233,6 @@ def _truncate(path: Path, size: int) -> None:
         )
     with path.open("rb+") as file:
         file.truncate(size)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Every operator on one core: results must not depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -73,8 +73,11 @@ class Task:
         """
         if self.functional:
             return grad(lambda v: self.loss(self.predict(view, v, x), y))(w)  # type: ignore[no-any-return]
-        found = self._replayed(view, view.leaves(w.detach()), x, y)
-        return flatten(self._gradients(view, self._leaves(view, w), x, y) if found is None else found)
+        values = view.leaves(w.detach())
+        found = self._replayed(view, values, x, y)
+        if found is None:
+            found = self._gradients(view, [value.requires_grad_() for value in values], x, y)
+        return flatten(found)
 
     def descend_(self, view: ParamView, w: Tensor, x: Iterable[Tensor], y: Iterable[Tensor], lr: float) -> Tensor:
         """Steps of gradient descent, `w' = w - lr * gradient`, one per batch.

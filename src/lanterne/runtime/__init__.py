@@ -5,7 +5,7 @@ from lanterne.runtime.choose import EXECUTORS, choose_executor
 from lanterne.runtime.in_process import InProcess
 from lanterne.runtime.job import Executor, Job
 from lanterne.runtime.ledger import Account, Ledger
-from lanterne.runtime.loop import Loop
+from lanterne.runtime.loop import Loop, one_thread
 from lanterne.runtime.simulator import Simulator
 from lanterne.runtime.snapshot import restore, snapshot
 
@@ -20,6 +20,7 @@ __all__ = [
     "Loop",
     "Simulator",
     "choose_executor",
+    "one_thread",
     "restore",
     "snapshot",
 ]

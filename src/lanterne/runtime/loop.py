@@ -113,6 +113,17 @@ class Loop:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Every operator on one core: results must not depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _quick_turns() -> Iterator[None]:
     """Let threads ask for the interpreter after 0.1 ms, not 5: between operators they seldom need it for longer."""
     before = sys.getswitchinterval()
