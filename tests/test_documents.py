@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -18,10 +17,10 @@ from types import ModuleType
 
 import pytest
 
+import processes
 from documents import Step, UnclearPageError, spans, steps
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = Path(sys.executable).parent
 PAGES = [
     page
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/**/*.md", "studies/**/*.md")
@@ -32,18 +31,18 @@ TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULT
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
-def execute(command: list[str], directory: Path, status: int) -> None:
-    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=540)
-    assert result.returncode == status, f"exit status {result.returncode}\n{result.stdout}\n{result.stderr}"
+def execute(what: Callable[..., object], words: list[str], directory: Path, status: int) -> None:
+    ended = processes.fork(what, *words, directory=directory)
+    assert ended.status == status, f"exit status {ended.status}\n{ended.output}"
 
 
 def lanterne(words: list[str], directory: Path, status: int) -> None:
-    execute([str(SCRIPTS / "lanterne"), *words[1:]], directory, status)
+    execute(processes.lanterne, words[1:], directory, status)
 
 
 def python(words: list[str], directory: Path, status: int) -> None:
     assert words[1].endswith(".py"), "python runs a script of this repository or of this page"
-    execute([sys.executable, *words[1:]], directory, status)
+    execute(processes.script, words[1:], directory, status)
 
 
 def make(words: list[str], directory: Path, status: int) -> None:
@@ -161,8 +160,10 @@ EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*") if path.suffix
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_example(path: Path, tmp_path: Path) -> None:
-    program = [sys.executable] if path.suffix == ".py" else [str(SCRIPTS / "lanterne"), "run"]
-    execute([*program, str(path)], tmp_path, status=0)
+    if path.suffix == ".py":
+        execute(processes.script, [str(path)], tmp_path, status=0)
+    else:
+        execute(processes.lanterne, ["run", str(path)], tmp_path, status=0)
 
 
 def test_commands_in_sentences_exist(tmp_path: Path) -> None:
