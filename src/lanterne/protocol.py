@@ -55,7 +55,8 @@ class Pass(NamedTuple):
 
     `network` names the one of the algorithm's `networks` whose blocks these are (an auxiliary head, a submodel); by
     default it is the model. `samples` is how many samples go through where it is not one batch of a client: a server
-    that works on the activations of several, say; 0 is one batch.
+    that works on the activations of several, say; 0 is one batch. `kept` says of a forward pass that what its backward
+    pass needs is kept until that comes with a later request: memory that is held while the device waits.
     """
 
     kind: Literal["forward", "backward"]
@@ -64,6 +65,7 @@ class Pass(NamedTuple):
     to_input: bool = False
     network: str = ""
     samples: int = 0
+    kept: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -149,9 +151,10 @@ class All:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """Wait for the first `k` usable replies."""
+    """Wait for the first `k` usable replies, or at most `within` seconds, counted from the `Gather`."""
 
     k: int
+    within: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,11 @@ class Deadline:
     """Wait for so many seconds, counted from the `Gather`, or until every request is settled."""
 
     seconds: float
+
+
+def patience(until: All | First | Deadline) -> float:
+    """The most seconds that a rule waits."""
+    return until.seconds if isinstance(until, Deadline) else until.within if isinstance(until, First) else math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,21 @@
 
 from lanterne.learn.aggregate import Update, coverage_mean, coverage_sum, polynomial_staleness
 from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, momentum_step, sgd_step, velocity_bytes
+from lanterne.learn.graphs import Graphs
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import Loss, cross_entropy
+from lanterne.learn.optimiser import Optimiser, Slots
 from lanterne.learn.recorded import Recordings
 from lanterne.learn.stepwise import stepwise_sgd
 from lanterne.learn.task import Task
 
 __all__ = [
     "Correction",
+    "Graphs",
     "Loss",
+    "Optimiser",
     "Recordings",
+    "Slots",
     "Task",
     "Update",
     "budgeted_sgd",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
+from lanterne.learn.graphs import Graphs
 from lanterne.learn.losses import Loss, cross_entropy
 from lanterne.learn.recorded import Recordings
 from lanterne.models import LayerStack, ParamView
@@ -30,6 +31,7 @@ class Task:
             outside.
         channels_last: how images lie in memory, see `LayerStack.forward`; not inside a transform.
         recordings: of gradients that are taken often; none by default.
+        graphs: of forward passes that a later call goes back through; without them it runs forward again.
     """
 
     stack: LayerStack
@@ -37,6 +39,7 @@ class Task:
     functional: bool = False
     channels_last: bool = False
     recordings: Recordings | None = field(default=None, repr=False, compare=False)
+    graphs: Graphs | None = field(default=None, repr=False, compare=False)
 
     def on(self, network: LayerStack) -> Task:
         """The same task on another network: an auxiliary head, a submodel."""
@@ -58,6 +61,28 @@ class Task:
             `[batch, ...]`, the output of the last of them.
         """
         return self.forward(view.leaves(w), x, view.first, view.last)
+
+    def smash(self, view: ParamView, w: Tensor, x: Tensor, *, to_input: bool = False) -> Tensor:
+        """Run the blocks of a view as `predict` does, for a later call that goes back through them.
+
+        Args:
+            view: which blocks.
+            w: `[view.size]`, their parameters.
+            x: `[batch, ...]`, the input of the first of them.
+            to_input: whether that call is `pullback_with_input`, not `pullback`.
+
+        Returns:
+            `[batch, ...]`, the smashed data, without a graph.
+        """
+        if self.functional or self.graphs is None or x.device.type == "meta":
+            return self.predict(view, w, x).detach()
+        leaves = self._leaves(view, w)
+        x = x.detach().requires_grad_() if to_input else x
+        wanted = [*leaves, x] if to_input else leaves
+        output = self.forward(leaves, x, view.first, view.last)
+        smashed = output.detach()
+        self.graphs.keep(smashed, lambda up: torch.autograd.grad(output, wanted, up))
+        return smashed
 
     def gradient(self, view: ParamView, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """`d loss(blocks(w, x), y) / dw`, flat.
@@ -120,7 +145,7 @@ class Task:
         *gradients, dx = self._gradients(view, [*leaves, x], x, y, leaves)
         return flatten(gradients), dx
 
-    def pullback(self, view: ParamView, w: Tensor, x: Tensor, up: Tensor) -> Tensor:
+    def pullback(self, view: ParamView, w: Tensor, x: Tensor, up: Tensor, smashed: Tensor | None = None) -> Tensor:
         """`up^T d blocks(w, x) / dw`: what a split client does with the gradient that comes down.
 
         Args:
@@ -128,17 +153,23 @@ class Task:
             w: `[view.size]`.
             x: `[batch, ...]`, their input.
             up: the gradient of the loss with respect to their output.
+            smashed: that output as `smash` gave it for the same `w` and `x`: then its graph is used where it is kept.
 
         Returns:
             `[view.size]`.
         """
         if self.functional:
             return vjp(lambda v: self.predict(view, v, x), w)[1](up)[0]  # type: ignore[no-any-return]
+        backward = None if self.graphs is None else self.graphs.take(smashed)
+        if backward is not None:
+            return flatten(backward(up))
         leaves = self._leaves(view, w)
         output = self.forward(leaves, x, view.first, view.last)
         return flatten(torch.autograd.grad(output, leaves, up))
 
-    def pullback_with_input(self, view: ParamView, w: Tensor, x: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    def pullback_with_input(
+        self, view: ParamView, w: Tensor, x: Tensor, up: Tensor, smashed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The pullback and `up^T d blocks(w, x) / dx` as well: what the body of a U-shaped cut does.
 
         Returns:
@@ -146,6 +177,10 @@ class Task:
         """
         if self.functional:
             return vjp(lambda v, u: self.predict(view, v, u), w, x)[1](up)  # type: ignore[no-any-return]
+        backward = None if self.graphs is None else self.graphs.take(smashed)
+        if backward is not None:
+            *gradients, dx = backward(up)
+            return flatten(gradients), dx
         leaves, x = self._leaves(view, w), x.detach().requires_grad_()
         output = self.forward(leaves, x, view.first, view.last)
         *gradients, dx = torch.autograd.grad(output, [*leaves, x], up)

@@ -20,7 +20,6 @@ from lanterne.errors import LanterneError, ProtocolError
 from lanterne.protocol import (
     Address,
     Algorithm,
-    Deadline,
     Dispatch,
     Effect,
     Facts,
@@ -32,6 +31,7 @@ from lanterne.protocol import (
     Request,
     S,
     drive,
+    patience,
 )
 from lanterne.rng import fold
 from lanterne.runtime.checks import check_gather, check_request
@@ -239,7 +239,7 @@ class InProcess:
         else:
             open_ = [f for f in (self._flights[q] for q in g.of) if not f.claimed and not f.cancelled]
         first = g.until.k if isinstance(g.until, First) else None
-        limit = g.until.seconds if isinstance(g.until, Deadline) and g.until.seconds < math.inf else None
+        limit = patience(g.until) if patience(g.until) < math.inf else None
 
         def enough() -> bool:
             return (

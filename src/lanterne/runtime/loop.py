@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lanterne.data import Augmentation
 from lanterne.errors import HandlerError, LanterneError
-from lanterne.learn import Recordings, Task
+from lanterne.learn import Graphs, Recordings, Task
 from lanterne.protocol import Inbox, Local
 from lanterne.runtime.job import Job, Result
 
@@ -46,7 +46,10 @@ class Loop:
         on_cpu = x.device.type == "cpu"
         self.recordings = (task.recordings or Recordings()) if on_cpu else None
         self.task = replace(
-            task, channels_last=on_cpu and 0 < kernels <= CHANNELS_LAST_WEIGHTS, recordings=self.recordings
+            task,
+            channels_last=on_cpu and 0 < kernels <= CHANNELS_LAST_WEIGHTS,
+            recordings=self.recordings,
+            graphs=Graphs(),
         )
         self.x, self.y, self.threads, self.augment = x, y, threads, augment
         self._nothing = x.new_empty(0, 0, *x.shape[1:]), y.new_empty(0, 0)

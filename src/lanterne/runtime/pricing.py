@@ -124,7 +124,7 @@ class Pricing:
             working = 0
             for p in key:
                 costs = self._blocks(p)
-                if p.kind == "backward":
+                if p.kind == "backward" or p.kept:
                     held = sum(c.saved for c in costs)
                 else:
                     outputs = [0, *(c.output for c in costs)]

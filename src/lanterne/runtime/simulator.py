@@ -17,7 +17,6 @@ from lanterne.fleet import Fleet
 from lanterne.protocol import (
     Address,
     Algorithm,
-    Deadline,
     Dispatch,
     Effect,
     First,
@@ -27,6 +26,7 @@ from lanterne.protocol import (
     Request,
     S,
     drive,
+    patience,
 )
 from lanterne.runtime.call import Call
 from lanterne.runtime.checks import check_gather, check_request
@@ -176,7 +176,7 @@ class Simulator:
     def _gather(self, g: Gather) -> list[Reply]:
         open_ = self._open(g)
         first = g.until.k if isinstance(g.until, First) else None
-        end = self.now + g.until.seconds if isinstance(g.until, Deadline) else math.inf
+        end = self.now + patience(g.until)
         unsettled = {c for c in open_ if c.stage != "settled"}
         have = sum(c.stage == "settled" and c.usable for c in open_)
         while unsettled and (first is None or have < first) and self.clock.before(end):
