@@ -54,9 +54,10 @@ class Pass(NamedTuple):
     `to_input` asks for the gradient of the pass's own input as well, which a split server sends to its client.
 
     `network` names the one of the algorithm's `networks` whose blocks these are (an auxiliary head, a submodel); by
-    default it is the model. `samples` is how many samples go through where it is not one batch of a client: a server
-    that works on the activations of several, say; 0 is one batch. `kept` says of a forward pass that what its backward
-    pass needs is kept until that comes with a later request: memory that is held while the device waits.
+    default it is the model. `samples` is how many samples a batch has where it is not a client's; 0 is a client's.
+    `batches` is how many of them go through together, where a server works on the smashed data of several clients.
+    `kept` says of a forward pass that what its backward pass needs is kept until that comes with a later request:
+    memory that is held while the device waits.
     """
 
     kind: Literal["forward", "backward"]
@@ -66,6 +67,7 @@ class Pass(NamedTuple):
     network: str = ""
     samples: int = 0
     kept: bool = False
+    batches: int = 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -44,6 +44,9 @@ from lanterne.protocol import (
 Arrays = dict[str, Tensor]
 Answer = tuple[Arrays, Arrays]
 
+#: For methods that can leave the labels at home.
+Tail = Annotated[int | str | None, Field(description="U-shaped: the server's last block; labels stay at home")]
+
 #: What an optimiser may remember, by name.
 SLOTS = ("m", "v", "t")
 
@@ -254,9 +257,6 @@ class SplitMethod:
     cut: Annotated[
         int | str, Field(description="the client's blocks: a number, the last one's name, or 'flops:0.25'")
     ] = 1
-    tail: Annotated[
-        int | str | None, Field(description="U-shaped: the last block of the server; labels stay at home")
-    ] = None
     optimiser: Annotated[Literal["sgd", "adam"], Field(description="of both halves")] = "sgd"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_c, step size of a client")] = 0.1
     server_lr: Annotated[
@@ -275,12 +275,18 @@ class SplitMethod:
     @cached_property
     def place(self) -> Cut | UCut:
         """Where the model is cut."""
-        cuts = legal_cuts(self.stack)
-        return (
-            find_cut(self.stack, self.cut, cuts)
-            if self.tail is None
-            else find_u_cut(self.stack, self.cut, self.tail, cuts)
-        )
+        cuts, tail = legal_cuts(self.stack), self.server_ends
+        return find_cut(self.stack, self.cut, cuts) if tail is None else find_u_cut(self.stack, self.cut, tail, cuts)
+
+    @property
+    def server_ends(self) -> int | str | None:
+        """Where the server's blocks end; None is with the model's last."""
+        return None
+
+    @property
+    def at(self) -> int:
+        """How many blocks are in front of the server's."""
+        return self.place.at if isinstance(self.place, Cut) else self.place.head.at
 
     @cached_property
     def halves(self) -> Halves:

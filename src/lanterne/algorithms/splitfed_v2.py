@@ -38,7 +38,7 @@ from lanterne.protocol import (
     usable,
 )
 from lanterne.rng import fold, generator
-from lanterne.split import Exchange, ParallelMethod, client_part, joined, server_part
+from lanterne.split import Exchange, ParallelMethod, Tail, client_part, joined, server_part
 
 _SERVER = ("server", 0)
 
@@ -66,6 +66,7 @@ class SplitFedV2(ParallelMethod):
         1
     """
 
+    tail: Tail = None
     order: Annotated[
         Literal["batches", "epochs"], Field(description="all clients batch by batch, or all batches client by client")
     ] = "batches"
@@ -78,6 +79,11 @@ class SplitFedV2(ParallelMethod):
     def keeps(self) -> tuple[bool, bool]:
         """The server's optimiser always goes on."""
         return self.keep_optimiser, True
+
+    @property
+    def server_ends(self) -> int | str | None:
+        """Where the server's blocks end."""
+        return self.tail
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""

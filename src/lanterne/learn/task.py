@@ -16,7 +16,7 @@ from torch.func import grad, vjp
 from lanterne.learn.graphs import Graphs
 from lanterne.learn.losses import Loss, cross_entropy
 from lanterne.learn.recorded import Recordings
-from lanterne.models import LayerStack, ParamView
+from lanterne.models import LayerStack, ParamView, batch_norms
 from lanterne.tree import flatten
 
 
@@ -144,6 +144,43 @@ class Task:
         leaves, x = self._leaves(view, w), x.detach().requires_grad_()
         *gradients, dx = self._gradients(view, [*leaves, x], x, y, leaves)
         return flatten(gradients), dx
+
+    def gradient_with_inputs(
+        self, view: ParamView, w: Tensor, x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[float]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The gradient of `sum_i weights_i loss(blocks(w, x_i), y_i)`, and each `d loss(blocks(w, x_i), y_i) / dx_i`.
+
+        What a split server does with the smashed data of several clients: one pass over all of them, unless the model
+        has layers that look at a batch as a whole.
+
+        Args:
+            view: blocks that end with the model's last.
+            w: `[view.size]`.
+            x: `[batch_i, ...]` each.
+            y: `[batch_i]` each.
+            weights: of the losses, none of them 0.
+
+        Returns:
+            `[view.size]` and as many tensors as there are inputs, each of its input's shape and **not** weighted.
+        """
+
+        def weighted(w: Tensor, x: tuple[Tensor, ...]) -> Tensor:
+            leaves = view.leaves(w) if self.functional else held
+            if batch_norms(self.stack):
+                outputs = [self.forward(leaves, one, view.first, view.last) for one in x]
+            else:
+                output = self.forward(leaves, torch.cat(x), view.first, view.last)
+                outputs = list(torch.split(output, [len(one) for one in x]))
+            losses = [weight * self.loss(o, t) for weight, o, t in zip(weights, outputs, y, strict=True)]
+            return torch.stack(losses).sum()
+
+        if self.functional:
+            g, ups = grad(weighted, argnums=(0, 1))(w, tuple(x))
+        else:
+            held, inputs = self._leaves(view, w), tuple(one.detach().requires_grad_() for one in x)
+            found = torch.autograd.grad(weighted(w, inputs), [*held, *inputs])
+            g, ups = flatten(found[: len(held)]), found[len(held) :]
+        return g, tuple(up / weight for up, weight in zip(ups, weights, strict=True))
 
     def pullback(self, view: ParamView, w: Tensor, x: Tensor, up: Tensor, smashed: Tensor | None = None) -> Tensor:
         """`up^T d blocks(w, x) / dw`: what a split client does with the gradient that comes down.

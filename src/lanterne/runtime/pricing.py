@@ -85,10 +85,9 @@ class Pricing:
             flops: list[float] = []
             backward: list[bool] = []
             starts: list[bool] = []
-            for i, p in enumerate(key):
-                costs, samples = self._blocks(p), p.samples or self.batch
-                follows = i > 0 and key[i - 1].kind == "forward" and p.kind == "backward"
-                starts += [b == 0 and not follows for b in range(len(costs))]
+            for p in key:
+                costs, samples = self._blocks(p), p.batches * (p.samples or self.batch)
+                starts += [b == 0 and p.kind == "forward" for b in range(len(costs))]
                 backward += [p.kind == "backward"] * len(costs)
                 if p.kind == "forward":
                     flops += [c.forward * samples for c in costs]
@@ -129,7 +128,7 @@ class Pricing:
                 else:
                     outputs = [0, *(c.output for c in costs)]
                     held = max((a + b for a, b in pairwise(outputs)), default=0)
-                working = max(working, held * (p.samples or self.batch))
+                working = max(working, held * p.batches * (p.samples or self.batch))
             self._memory[key] = Memory(static * self.dtype.itemsize, working)
         known = self._memory[key]
         return Memory(known.static + kept, known.working)

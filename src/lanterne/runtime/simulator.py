@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lanterne.data import Streams
 from lanterne.fleet import Fleet
@@ -133,6 +134,17 @@ class Simulator:
             call.next = [after for after in call.next if not after.ended]
         self.rounds += 1
         return state
+
+    def models(self, algorithm: Algorithm[S], state: S) -> Tensor:
+        """What is judged: the global model `[size]`, or `[models, size]` where clients have models of their own.
+
+        Args:
+            algorithm: whose models they are.
+            state: its state after a round.
+        """
+        several = getattr(algorithm, "models", None)
+        found: Tensor = algorithm.evaluated(state) if several is None else several(state, self.numerics.states)
+        return found
 
     def perform(self, effect: Effect) -> list[Reply] | None:
         """Perform one effect."""

@@ -119,7 +119,7 @@ def simulate(
         state = algorithm.init(problem.w)
         for _ in range(rounds):
             state = simulator.round(algorithm, state)
-        return algorithm.evaluated(state), simulator
+        return simulator.models(algorithm, state), simulator
     finally:
         runner.close()
 
@@ -142,7 +142,7 @@ def check_algorithm(make: Make, *, rounds: int = 4, renormalises: bool = True) -
     problem, fleet = tiny_problem(), uneven_fleet()
     calm, simulator = simulate(make, problem, fleet, rounds, Audit)
     assert bool(torch.isfinite(calm).all()), "The weights are not finite after a few calm rounds."
-    assert not torch.equal(calm, problem.w), "Nothing was learned: the weights are those of the start."
+    assert not torch.equal(calm, problem.w.expand_as(calm)), "Nothing was learned: the weights are those of the start."
     unknown = set(simulator.ledger.total.bytes) - set(CATEGORIES)
     assert not unknown, (
         f"Bytes without a category: {sorted(unknown)}. Name every array that crosses a link in the table 'traffic'."
@@ -162,7 +162,7 @@ def _check_empty(make: Make, problem: Problem, rounds: int) -> None:
     for what, number in storms.items():
         changes: dict[str, Any] = {number: 1.0}
         w, _ = simulate(make, problem, uneven_fleet(**changes), rounds)
-        assert torch.equal(w, problem.w), f"A round in which {what} changed the weights."
+        assert torch.equal(w, problem.w.expand_as(w)), f"A round in which {what} changed the weights."
 
 
 def _check_renormalised(make: Make) -> None:
