@@ -327,6 +327,21 @@ class Algorithm(Protocol[S]):
         """The flat weights of the global full model, to be judged."""
 
 
+def judged(algorithm: Algorithm[S], state: S, held: Mapping[Address, Mapping[str, Tensor]]) -> Tensor:
+    """What is judged: the global model `[size]`, or `[models, size]` where clients have models of their own.
+
+    Such an algorithm has a method `models(state, held)` besides.
+
+    Args:
+        algorithm: whose models they are.
+        state: its state after a round.
+        held: what the addresses hold.
+    """
+    several = getattr(algorithm, "models", None)
+    found: Tensor = algorithm.evaluated(state) if several is None else several(state, held)
+    return found
+
+
 class World(Protocol):
     """A runtime: it performs effects."""
 

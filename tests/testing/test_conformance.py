@@ -70,9 +70,42 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "salf, ht, empirical": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=0.02, rule="ht", p="empirical"),
     "salf, a deadline for each round": lambda s: ALGORITHMS["salf"](stack=s, lr=0.3, deadline=(0.02, 0.06, 0.03)),
     "drop, a deadline for each round": lambda s: ALGORITHMS["drop"](stack=s, lr=0.3, deadline=(0.05, 0.03, 0.06)),
+    "sl": lambda s: ALGORITHMS["sl"](stack=s, lr=0.3),
+    "sl, the optimiser handed on, U": lambda s: ALGORITHMS["sl"](
+        stack=s, lr=0.3, tail=2, local_steps=2, momentum=0.5, handoff="optimiser", order="ascending", cohort=4
+    ),
+    "psl": lambda s: ALGORITHMS["psl"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
+    "psl, pooled, quorum": lambda s: ALGORITHMS["psl"](
+        stack=s, lr=0.3, cut=2, cut_gradient="pooled", weights="equal", quorum=3, cohort=5
+    ),
+    "psl, deadline": lambda s: ALGORITHMS["psl"](stack=s, lr=0.3, cut_deadline=0.02, server_lr=0.1),
+    "splitfed_v1": lambda s: ALGORITHMS["splitfed_v1"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
+    "splitfed_v1, adam, U, deadline": lambda s: ALGORITHMS["splitfed_v1"](
+        stack=s, lr=0.01, optimiser="adam", tail=2, local_steps=2, keep_optimiser=True, round_deadline=0.2
+    ),
+    "splitfed_v2": lambda s: ALGORITHMS["splitfed_v2"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
+    "splitfed_v2, epochs, U": lambda s: ALGORITHMS["splitfed_v2"](
+        stack=s, lr=0.3, tail=2, local_steps=2, order="epochs", keep_optimiser=True, cohort=4, momentum=0.5
+    ),
+    "splitfed_v2, conserving": lambda s: ALGORITHMS["splitfed_v2"](stack=s, lr=0.3, conserving=True, local_steps=2),
+    "splitfed_v2, quorum": lambda s: ALGORITHMS["splitfed_v2"](stack=s, lr=0.3, quorum=3, local_steps=3),
+    "splitfed_v2, deadlines": lambda s: ALGORITHMS["splitfed_v2"](
+        stack=s, lr=0.3, cut_deadline=0.03, local_steps=2, round_deadline=0.1
+    ),
 }
-# Rules that divide by all, or correct for empty rounds, on purpose; and work that differs between clients.
+# Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
+# steps are as many as there are clients, and clients that keep their own models.
 PER_CLIENT = {
+    "sl",
+    "sl, the optimiser handed on, U",
+    "psl",
+    "psl, pooled, quorum",
+    "psl, deadline",
+    "splitfed_v2",
+    "splitfed_v2, epochs, U",
+    "splitfed_v2, conserving",
+    "splitfed_v2, quorum",
+    "splitfed_v2, deadlines",
     "fedprox, deadline",
     "fednova, deadline",
     "fednova, by samples",
@@ -90,6 +123,12 @@ PER_CLIENT = {
 # Methods whose result depends on who is quick, or that a tiny deadline cuts off: not to be compared with the real
 # clock.
 QUICK = {
+    "psl, pooled, quorum",
+    "psl, deadline",
+    "splitfed_v1, adam, U, deadline",
+    "splitfed_v2, conserving",
+    "splitfed_v2, quorum",
+    "splitfed_v2, deadlines",
     "fedprox, deadline",
     "fednova, deadline",
     "drop",

@@ -10,8 +10,12 @@ from lanterne.algorithms.fednova import FedNova
 from lanterne.algorithms.fedopt import FedOpt
 from lanterne.algorithms.fedprox import FedProx
 from lanterne.algorithms.overselect import OverSelect
+from lanterne.algorithms.psl import PSL
 from lanterne.algorithms.salf import Salf
 from lanterne.algorithms.scaffold import Scaffold
+from lanterne.algorithms.sl import SequentialSL
+from lanterne.algorithms.splitfed_v1 import SplitFedV1
+from lanterne.algorithms.splitfed_v2 import SplitFedV2
 from lanterne.algorithms.timelyfl import TimelyFL
 
 ALGORITHMS: dict[str, type[Any]] = {
@@ -26,10 +30,15 @@ ALGORITHMS: dict[str, type[Any]] = {
     "fedbuff": FedBuff,
     "salf": Salf,
     "timelyfl": TimelyFL,
+    "sl": SequentialSL,
+    "psl": PSL,
+    "splitfed_v1": SplitFedV1,
+    "splitfed_v2": SplitFedV2,
 }
 
 __all__ = [
     "ALGORITHMS",
+    "PSL",
     "Drop",
     "FedAsync",
     "FedAvg",
@@ -40,5 +49,8 @@ __all__ = [
     "OverSelect",
     "Salf",
     "Scaffold",
+    "SequentialSL",
+    "SplitFedV1",
+    "SplitFedV2",
     "TimelyFL",
 ]

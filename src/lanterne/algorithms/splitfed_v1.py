@@ -48,7 +48,7 @@ class SplitFedV1(SplitMethod):
     tail: Tail = None
     keep_optimiser: Annotated[bool, Field(description="keep what both optimisers remember between rounds")] = False
     weights: Annotated[Literal["samples", "equal"], Field(description="delta_i of the average")] = "samples"
-    deadline: Annotated[Deadlines, Field(description="seconds after the invitation; or a list")] = math.inf
+    round_deadline: Annotated[Deadlines, Field(description="seconds after the invitation; or a list")] = math.inf
 
     @property
     def keeps(self) -> tuple[bool, bool]:
@@ -70,7 +70,7 @@ class SplitFedV1(SplitMethod):
         chains = [self._chain(state, client) for client in invited]
         yield Dispatch([request for chain in chains for exchange in chain for request in exchange.requests])
         ends = [chain[-1] for chain in chains]
-        deadline = Deadline(of_round(self.deadline, state.round))
+        deadline = Deadline(of_round(self.round_deadline, state.round))
         clients = usable((yield Gather(deadline, [end.backward for end in ends], "cancel")) or [])
         served = {end.backward: end.served for end in ends}
         servers = (yield Gather(of=[served[r.request] for r in clients])) or []

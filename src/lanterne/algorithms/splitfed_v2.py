@@ -73,7 +73,9 @@ class SplitFedV2(ParallelMethod):
     conserving: Annotated[bool, Field(description="serve whoever has arrived, not who is next in the order")] = False
     keep_optimiser: Annotated[bool, Field(description="keep what clients' optimisers remember between rounds")] = False
     weights: Annotated[Literal["samples", "equal"], Field(description="delta_i of the average")] = "samples"
-    deadline: Annotated[Deadlines, Field(description="to hand in, seconds after the last batch; or a list")] = math.inf
+    round_deadline: Annotated[Deadlines, Field(description="to hand in, seconds from the last batch; or a list")] = (
+        math.inf
+    )
 
     @property
     def keeps(self) -> tuple[bool, bool]:
@@ -149,7 +151,7 @@ class SplitFedV2(ParallelMethod):
         last = [r for r in trained.values() if r.config["last"]]
         others = [Request(client, "hand_over") for client, r in trained.items() if r not in last]
         yield Dispatch(others)
-        deadline = Deadline(of_round(self.deadline, state.round))
+        deadline = Deadline(of_round(self.round_deadline, state.round))
         replies = usable((yield Gather(deadline, [*last, *others], "cancel")) or [])
         view = ParamView(slice(0, half.numel()), (((half.numel(),),),))
         return [Update(view, r["half"] - half, client_weight(cohort, r.request.to, self.weights)) for r in replies]

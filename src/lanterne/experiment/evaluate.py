@@ -52,9 +52,11 @@ class Judge:
         """Accuracy and loss as columns of a row.
 
         Args:
-            w: `[size]`, the flat weights.
+            w: `[size]`, the flat weights; or `[models, size]`, where every client has a model of its own: then accuracy
+                and loss are means over the models.
         """
-        correct, loss = self._by_row(w)
+        found = [self._by_row(model) for model in w.reshape(-1, w.shape[-1])]
+        correct, loss = (torch.stack(rows).mean(0) for rows in zip(*found, strict=True))
         by_part, losses = self._by_part(correct), self._by_part(loss)
         by_tier_a, by_tier_l = {}, {}
         for tier, samples in sorted(self.holdings.items()):

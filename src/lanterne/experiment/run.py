@@ -185,7 +185,7 @@ class _Cell:
                 begun = time.perf_counter()
                 state = simulator.round(self.algorithm, state)
                 done += 1
-                w = self.algorithm.evaluated(state)
+                w = simulator.models(self.algorithm, state)
                 due = done % self.prepared.config.evaluate_every == 0 or done == rounds
                 judged = judge(w) if due or not bool(torch.isfinite(w).all()) else None
                 wall += time.perf_counter() - begun

@@ -25,6 +25,7 @@ class Job(NamedTuple):
         deadline: seconds after dispatch.
         stop: whether the reply's arrival has to meet the deadline, or only the end of the computation.
         indivisible: so many units in a row count only together.
+        answers: whether the device sends anything when it is done, be it an empty reply.
     """
 
     down: int
@@ -33,6 +34,7 @@ class Job(NamedTuple):
     deadline: float = math.inf
     stop: str = "arrive"
     indivisible: int = 1
+    answers: bool = True
 
 
 class Timing(NamedTuple):
@@ -66,9 +68,10 @@ def timing(device: Device, job: Job, draw: Draw, waited: float = 0.0) -> Timing:
         device: its numbers.
         job: what is asked.
         draw: where its random durations belong.
-        waited: seconds between the dispatch and the moment at which the device could begin.
+        waited: seconds between the dispatch and the moment at which the device could begin. A request that brings no
+            bytes has been on its way meanwhile.
     """
-    downloaded = waited + device.latency + job.down / device.down
+    downloaded = _downloaded(device, job, waited)
     computed = downloaded + device.whole(job.work, draw)
     whole = computed + _upload(device, job, None)
     if (whole if job.stop == "arrive" else computed) <= job.deadline:
@@ -95,7 +98,7 @@ def reach(device: Device, job: Job) -> Floats:
     Returns:
         `[units]`, never increasing.
     """
-    downloaded = device.latency + job.down / device.down
+    downloaded = _downloaded(device, job, 0.0)
     n = len(job.work)
     if not n:
         return np.zeros(0)
@@ -108,7 +111,13 @@ def reach(device: Device, job: Job) -> Floats:
     return last
 
 
+def _downloaded(device: Device, job: Job, waited: float) -> float:
+    return waited + device.latency + job.down / device.down if job.down else max(waited, device.latency)
+
+
 def _upload(device: Device, job: Job, units: int | None) -> float:
+    if not job.answers:
+        return 0.0
     return device.latency + job.up(units) / device.up
 
 

@@ -31,6 +31,7 @@ from lanterne.protocol import (
     Request,
     S,
     drive,
+    judged,
     patience,
 )
 from lanterne.rng import fold
@@ -153,6 +154,10 @@ class InProcess:
             self._tail = {to: f for to, f in tails if f is not None and f.outcome is None}
             self.rounds += 1
         return state
+
+    def models(self, algorithm: Algorithm[S], state: S) -> Tensor:
+        """What is judged after a round, see `protocol.judged`."""
+        return judged(algorithm, state, self.states)
 
     def perform(self, effect: Effect) -> list[Reply] | None:
         """Perform one effect."""

@@ -156,7 +156,8 @@ class Pricing:
         def up(units: int | None) -> int:
             return self.reply(signature(request, state, arrays, units)).nbytes
 
-        return Job(nbytes(arrays), self.work(request.passes), up, request.deadline, request.stop, request.indivisible)
+        work, answers = self.work(request.passes), not request.silent
+        return Job(nbytes(arrays), work, up, request.deadline, request.stop, request.indivisible, answers)
 
     def reply(self, key: Signature) -> Reply:
         """The specs of the next state and of the reply, by running the handler on the `meta` device once.

@@ -27,6 +27,7 @@ from lanterne.protocol import (
     Request,
     S,
     drive,
+    judged,
     patience,
 )
 from lanterne.runtime.call import Call
@@ -136,15 +137,8 @@ class Simulator:
         return state
 
     def models(self, algorithm: Algorithm[S], state: S) -> Tensor:
-        """What is judged: the global model `[size]`, or `[models, size]` where clients have models of their own.
-
-        Args:
-            algorithm: whose models they are.
-            state: its state after a round.
-        """
-        several = getattr(algorithm, "models", None)
-        found: Tensor = algorithm.evaluated(state) if several is None else several(state, self.numerics.states)
-        return found
+        """What is judged after a round, see `protocol.judged`."""
+        return judged(algorithm, state, self.numerics.states)
 
     def perform(self, effect: Effect) -> list[Reply] | None:
         """Perform one effect."""

@@ -49,7 +49,7 @@ def run_in_process(make: Make, problem: Problem, rounds: int, **options: object)
         state = algorithm.init(problem.w)
         for _ in range(rounds):
             state = runtime.round(algorithm, state)
-        return algorithm.evaluated(state)
+        return runtime.models(algorithm, state)
     finally:
         runtime.close()
         executor.close()
