@@ -111,14 +111,14 @@ class Pricing:
     def memory(self, passes: Sequence[Pass], kept: int) -> Memory:
         """Peak bytes of some passes on a device that keeps `kept` bytes besides: its state and its optimiser's.
 
-        Static are the parameters of the blocks touched, their gradients where there is a backward pass, and what is
-        kept; working is what a forward pass saves for its backward pass, or two neighbouring outputs where there is
-        none.
+        Static are the parameters of the blocks touched, their gradients where there is a backward pass or one will
+        come, and what is kept; working is what a forward pass saves for its backward pass, or two neighbouring outputs
+        where there is none.
         """
         key = tuple(passes)
         if key not in self._memory:
             touched = {(p.network, b) for p in key for b in range(p.first, p.last)}
-            trained = {(p.network, b) for p in key if p.kind == "backward" for b in range(p.first, p.last)}
+            trained = {(p.network, b) for p in key if p.kind == "backward" or p.kept for b in range(p.first, p.last)}
             static = sum(self.costs(network)[b].parameters for blocks in (touched, trained) for network, b in blocks)
             working = 0
             for p in key:
