@@ -35,6 +35,8 @@ CONFIG: dict[str, Any] = {
         "scaffold": {},
         "fedopt": {"server": "yogi"},
         "fedasync": {"keep_momentum": True},
+        "psl": {},
+        "splitfed_v1": {"keep_optimiser": True},
     },
 }
 

@@ -71,7 +71,7 @@ class Optimiser:
         one, two = self.betas
         t = slots["t"] + 1 if "t" in slots else torch.ones((), dtype=torch.float64, device=w.device)
         m = torch.mul(slots["m"], one).add_(g, alpha=1 - one) if "m" in slots else g * (1 - one)
-        v = torch.mul(slots["v"], two).addcmul_(g, g, value=1 - two) if "v" in slots else (g * g).mul_(1 - two)
+        v = torch.mul(slots["v"], two).add_(g * g, alpha=1 - two) if "v" in slots else g * g * (1 - two)
         # The number of steps is a tensor, as everything in a state, so the corrections are, too.
         first, second = (1 - one**t).to(w.dtype), (1 - two**t).to(w.dtype)
         return w - (m / first) * self.lr / ((v / second).sqrt() + self.epsilon), {"m": m, "v": v, "t": t}
