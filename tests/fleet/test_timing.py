@@ -53,6 +53,19 @@ def test_where_the_upload_may_end_later_only_the_computation_is_cut(deadline: fl
     near(found, 0.62, useful, deadline, deadline + 0.5 + JOB.up(units) / 50, units)
 
 
+def test_a_request_without_bytes_has_been_on_its_way_while_it_waited() -> None:
+    nothing = JOB._replace(down=0)
+    near(timing(DEVICE, nothing, DRAW, 0.2), 0.5, 1.65, 1.65, 1.65 + 2.1, None)
+    near(timing(DEVICE, nothing, DRAW, 3.0), 3.0, 4.15, 4.15, 4.15 + 2.1, None)
+    near(timing(DEVICE, JOB, DRAW, 3.0), 3.62, 4.77, 4.77, 4.77 + 2.1, None)
+
+
+def test_a_device_that_need_not_answer_is_done_when_it_is_done() -> None:
+    silent = JOB._replace(answers=False)
+    near(timing(DEVICE, silent, DRAW), 0.62, 1.77, 1.77, 1.77, None)
+    near(timing(DEVICE, silent._replace(deadline=1.2), DRAW), 0.62, 0.62 + 0.55, 1.2, 1.2, 2)
+
+
 @pytest.mark.parametrize("waited", [0.0, 0.4])
 def test_a_deadline_before_the_download_ends_everything_there(waited: float) -> None:
     """Nothing is done and nothing comes back: there is no model to do it with."""

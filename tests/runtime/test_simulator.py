@@ -150,6 +150,25 @@ def test_first_and_deadline_and_what_is_late() -> None:
     assert simulator.ledger[4].bytes == {"model_down": 680}  # its download of 5 s was cut off after 4.25
 
 
+def test_first_waits_no_longer_than_it_is_told() -> None:
+    def script(state: Any, cohort: Any) -> Any:
+        requests = [ask(c) for c in range(5)]
+        yield Dispatch(requests)
+        early = yield Gather(First(4, within=2.5), requests)
+        assert ([r.request.to for r in early], cohort_now()) == ([0, 1], 2.5)
+        both = yield Gather(First(2, within=2.5), requests)
+        assert ([r.request.to for r in both], cohort_now()) == ([2, 3], 4.0)
+        return state
+
+    simulator = simulator_of(Lab(script), FLEET)
+
+    def cohort_now() -> float:
+        return simulator.now
+
+    simulator.round(Lab(script), W)
+    assert simulator.now == 4.0
+
+
 def test_a_cancelled_call_is_never_computed_and_takes_its_chain_along() -> None:
     seen: list[str] = []
 

@@ -190,7 +190,7 @@ class Simulator:
                 if call in unsettled:
                     unsettled.discard(call)
                     have += call.usable
-        if unsettled and end < math.inf:
+        if unsettled and end < math.inf and (first is None or have < first):
             self.clock.now = max(self.now, end)
         taken = [c for c in open_ if c.stage == "settled"]
         if first is not None:
