@@ -16,7 +16,7 @@ from lanterne.runtime import Simulator
 from lanterne.testing import Problem, simulate, tiny_problem, uneven_fleet
 
 CLIENTS, STEPS, AT, BATCH = 4, 2, 1, 4
-DEVICE = Device(flops=2e4, down=5e4, up=3e4, latency=0.002)
+DEVICE = Device(flops=2e4, down=5e4, up=3e4, latency=0.002, overhead=0.003)
 SERVER = Server(flops=1e5)
 #: Methods whose server replies to each client by itself.
 METHODS: dict[str, Any] = {"sl": SequentialSL, "psl": PSL, "splitfed_v1": SplitFedV1, "splitfed_v2": SplitFedV2}
@@ -35,7 +35,7 @@ class Prices:
         self.half = 8 * problem.stack.edges[AT]
         latency, size = device.latency, problem.batch
         self.take = latency + self.half / device.down
-        self.forward = sum(c.forward for c in lower) * size / device.flops
+        self.forward = device.overhead + sum(c.forward for c in lower) * size / device.flops
         self.up = latency + (self.smashed + self.labels) / device.up
         back = [c.weight_gradient for c in lower] + [c.input_gradient for c in lower[1:]]
         self.down = latency + self.smashed / device.down
@@ -91,7 +91,7 @@ def test_19_one_slow_client_sets_the_pace(name: str) -> None:
     _, before, problem = once(name, fleet)
     _, after, _ = once(name, slow)
     p = Prices(problem, before)
-    assert after.now - before.now == pytest.approx(6 * STEPS * (p.forward + p.backward), rel=1e-9)
+    assert after.now - before.now == pytest.approx(6 * STEPS * (p.forward - DEVICE.overhead + p.backward), rel=1e-9)
 
 
 def test_19_replicas_may_share_a_machine() -> None:

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from algorithms.by_hand import gradient, samples
+from algorithms.overheard import Overheard
 from lanterne.algorithms import PSL, FedAvg, SequentialSL, SplitFedV1, SplitFedV2
+from lanterne.budget import Units
 from lanterne.errors import ModelError
 from lanterne.learn import Optimiser
 from lanterne.models import LayerStack, suffix
+from lanterne.protocol import Inbox, Local
 from lanterne.split import Halves
 from lanterne.testing import Problem, simulate, tiny_cnn, tiny_problem, uneven_fleet
 from lanterne.testing.problems import tiny_mlp
@@ -189,6 +192,31 @@ def test_5_v2_depends_on_the_order_of_the_clients_and_the_batches() -> None:
         assert any(torch.allclose(found, by_hand(v), rtol=0, atol=1e-12) for v in mine), order
         assert not any(torch.allclose(found, by_hand(v), rtol=0, atol=1e-9) for v in others), order
         assert not torch.allclose(by_hand(mine[0]), by_hand(mine[-1]), rtol=0, atol=1e-9)
+
+
+def test_v2_serves_every_batch_in_an_order_of_its_own() -> None:
+    problem, steps = tiny_problem(), 6
+    heard = Overheard(SplitFedV2(stack=problem.stack, lr=0.3, local_steps=steps))
+    simulate(lambda _: heard, problem, uneven_fleet(), 1)
+    served = [q.arrays["smashed"].request for q in heard.rounds[0].requests if q.handler == "serve"]
+    orders = [[q.to for q in served if q.batches.start == step] for step in range(steps)]
+    assert all(sorted(order) == list(range(6)) for order in orders)
+    assert len(set(map(tuple, orders))) > 1
+    assert [q.batches.start for q in served] == sorted(q.batches.start for q in served)
+
+
+def test_what_a_cut_off_client_remembers_does_not_outlive_its_half() -> None:
+    """The optimiser of a client that did not hand in is not used on the half that it is given next."""
+    problem, edge = tiny_problem(2), tiny_mlp().edges[1]
+    halves = Halves(problem.stack, Optimiser(lr=0.1, momentum=0.9), Optimiser(lr=0.1))
+    inbox = Inbox({"w": problem.w[:edge]}, {"cut": (1, 0)})
+    local = Local(problem.data.x[None, :4], problem.data.y[None, :4], torch.tensor(0), Units(None))
+    state = {"w": problem.w[:edge] + 1.0, "m": torch.ones(edge, dtype=torch.float64)}
+    fresh, _ = halves.forward(problem.task, dict(state), inbox, local)
+    kept, _ = replace(halves, keep=True).forward(problem.task, dict(state), inbox, local)
+    assert "m" not in fresh
+    assert torch.equal(kept["m"], state["m"])
+    assert torch.equal(fresh["w"], problem.w[:edge])
 
 
 def test_6_a_pooled_loss_scales_what_a_client_gets() -> None:
