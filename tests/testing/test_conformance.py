@@ -79,6 +79,10 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
         stack=s, lr=0.3, cut=2, cut_gradient="pooled", weights="equal", quorum=3, cohort=5
     ),
     "psl, deadline": lambda s: ALGORITHMS["psl"](stack=s, lr=0.3, cut_deadline=0.02, server_lr=0.1),
+    "sglr": lambda s: ALGORITHMS["sglr"](stack=s, lr=0.1, local_steps=2, phi=0.7),
+    "sglr, rows, sum, deadline": lambda s: ALGORITHMS["sglr"](
+        stack=s, lr=0.05, phi=1.0, average="rows", reduce="sum", alpha=0.5, cut_deadline=0.03, optimiser="adam"
+    ),
     "splitfed_v1": lambda s: ALGORITHMS["splitfed_v1"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
     "splitfed_v1, adam, U, deadline": lambda s: ALGORITHMS["splitfed_v1"](
         stack=s, lr=0.01, optimiser="adam", tail=2, local_steps=2, keep_optimiser=True, round_deadline=0.2
@@ -96,6 +100,8 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
 PER_CLIENT = {
+    "sglr",
+    "sglr, rows, sum, deadline",
     "sl",
     "sl, the optimiser handed on, U",
     "psl",
@@ -123,6 +129,7 @@ PER_CLIENT = {
 # Methods whose result depends on who is quick, or that a tiny deadline cuts off: not to be compared with the real
 # clock.
 QUICK = {
+    "sglr, rows, sum, deadline",
     "psl, pooled, quorum",
     "psl, deadline",
     "splitfed_v1, adam, U, deadline",

@@ -13,6 +13,7 @@ from lanterne.algorithms.overselect import OverSelect
 from lanterne.algorithms.psl import PSL
 from lanterne.algorithms.salf import Salf
 from lanterne.algorithms.scaffold import Scaffold
+from lanterne.algorithms.sglr import SGLR
 from lanterne.algorithms.sl import SequentialSL
 from lanterne.algorithms.splitfed_v1 import SplitFedV1
 from lanterne.algorithms.splitfed_v2 import SplitFedV2
@@ -32,6 +33,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "timelyfl": TimelyFL,
     "sl": SequentialSL,
     "psl": PSL,
+    "sglr": SGLR,
     "splitfed_v1": SplitFedV1,
     "splitfed_v2": SplitFedV2,
 }
@@ -39,6 +41,7 @@ ALGORITHMS: dict[str, type[Any]] = {
 __all__ = [
     "ALGORITHMS",
     "PSL",
+    "SGLR",
     "Drop",
     "FedAsync",
     "FedAvg",

@@ -12,40 +12,20 @@ optimiser remembers; a server replica its half `w`, and likewise.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, SkipValidation
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from lanterne.learn import Optimiser, Task
-from lanterne.models import Cut, LayerStack, ParamView, UCut, find_cut, find_u_cut, legal_cuts, prefix, suffix
-from lanterne.protocol import (
-    Address,
-    Effect,
-    First,
-    Gather,
-    Handler,
-    Inbox,
-    Late,
-    Local,
-    Output,
-    Pass,
-    Reply,
-    Request,
-    usable,
-)
+from lanterne.models import Cut, LayerStack, ParamView, UCut, prefix, suffix
+from lanterne.protocol import Address, Handler, Inbox, Local, Output, Pass, Request
 
 Arrays = dict[str, Tensor]
 Answer = tuple[Arrays, Arrays]
-
-#: For methods that can leave the labels at home.
-Tail = Annotated[int | str | None, Field(description="U-shaped: the server's last block; labels stay at home")]
 
 #: What an optimiser may remember, by name.
 SLOTS = ("m", "v", "t")
@@ -243,140 +223,3 @@ class Halves:
         down = {"gradient": served["gradient"]}
         backward = Request(client, "backward", down, asked, batch, [Pass("backward", 0, at)], silent=not last)
         return Exchange((forward, *between, backward), forward, served, backward)
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
-class SplitMethod:
-    """The hyperparameters that split methods share, and what follows from them.
-
-    Raises:
-        ModelError: where the model cannot be cut as it is asked, with all its legal cuts.
-    """
-
-    stack: SkipValidation[LayerStack]
-    cut: Annotated[
-        int | str, Field(description="the client's blocks: a number, the last one's name, or 'flops:0.25'")
-    ] = 1
-    optimiser: Annotated[Literal["sgd", "adam"], Field(description="of both halves")] = "sgd"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="eta_c, step size of a client")] = 0.1
-    server_lr: Annotated[
-        float | None, Field(gt=0, allow_inf_nan=False, description="eta_s, step size of the server; eta_c by default")
-    ] = None
-    momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD, on both halves")] = 0.0
-    local_steps: Annotated[int, Field(ge=1, description="E, batches per client and round")] = 1
-    cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
-
-    traffic: ClassVar[Mapping[str, str]] = TRAFFIC
-
-    def __post_init__(self) -> None:
-        """Refuse an illegal cut."""
-        _ = self.place
-
-    @cached_property
-    def place(self) -> Cut | UCut:
-        """Where the model is cut."""
-        cuts, tail = legal_cuts(self.stack), self.server_ends
-        return find_cut(self.stack, self.cut, cuts) if tail is None else find_u_cut(self.stack, self.cut, tail, cuts)
-
-    @property
-    def server_ends(self) -> int | str | None:
-        """Where the server's blocks end; None is with the model's last."""
-        return None
-
-    @property
-    def at(self) -> int:
-        """How many blocks are in front of the server's."""
-        return self.place.at if isinstance(self.place, Cut) else self.place.head.at
-
-    @cached_property
-    def halves(self) -> Halves:
-        """Both halves and how they are trained."""
-        client = Optimiser(self.optimiser, self.lr, self.momentum)
-        return Halves(self.stack, client, replace(client, lr=self.server_lr or self.lr), *self.keeps)
-
-    @property
-    def keeps(self) -> tuple[bool, bool]:
-        """Whether a client's and a server's optimiser go on with what they remember when their half is replaced.
-
-        A server with one half goes on with it.
-        """
-        return False, True
-
-    @property
-    def handlers(self) -> Mapping[str, Handler]:
-        """Of both sides."""
-        return self.halves.handlers
-
-    def steps(self, round: int) -> range:
-        """The batches of a round, of each client's stream."""
-        return range(round * self.local_steps, (round + 1) * self.local_steps)
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
-class ParallelMethod(SplitMethod):
-    """What methods share whose server waits for the smashed data of several clients: when it stops waiting."""
-
-    quorum: Annotated[
-        int | None, Field(ge=1, description="at the cut: go on when so many clients' smashed data are there")
-    ] = None
-    cut_deadline: Annotated[
-        float, Field(gt=0, description="at the cut: wait at most so many seconds for smashed data")
-    ] = math.inf
-
-    @property
-    def waits_for_all(self) -> bool:
-        """Whether the server waits for everybody's smashed data."""
-        return self.quorum is None and math.isinf(self.cut_deadline)
-
-    def arrived(
-        self, forwards: Sequence[Request], late: Late = "cancel"
-    ) -> Generator[Effect, list[Reply] | None, list[Reply]]:
-        """Those smashed data that have come when the quorum or the deadline says so, in order of dispatch.
-
-        Args:
-            forwards: whose replies bring them.
-            late: what becomes of the others.
-        """
-        until = First(min(self.quorum or len(forwards), len(forwards)), self.cut_deadline)
-        return usable((yield Gather(until, forwards, late)) or [])
-
-
-def client_part(stack: LayerStack, cut: Cut | UCut, w: Tensor) -> Tensor:
-    """A client's half of a flat vector: the head, and under a U-shaped cut the tail behind it.
-
-    Args:
-        stack: the model.
-        cut: where it is cut.
-        w: `[size]`.
-    """
-    if isinstance(cut, Cut):
-        return prefix(stack, cut.at).take(w)
-    return torch.cat([prefix(stack, cut.head.at).take(w), suffix(stack, cut.tail.at).take(w)])
-
-
-def server_part(stack: LayerStack, cut: Cut | UCut, w: Tensor) -> Tensor:
-    """A server's half of a flat vector.
-
-    Args:
-        stack: the model.
-        cut: where it is cut.
-        w: `[size]`.
-    """
-    if isinstance(cut, Cut):
-        return suffix(stack, cut.at).take(w)
-    return stack.span(cut.head.at, cut.tail.at).take(w)
-
-
-def joined(stack: LayerStack, cut: Cut | UCut, client: Tensor, server: Tensor) -> Tensor:
-    """The flat vector of both halves, `[size]`.
-
-    Args:
-        stack: the model.
-        cut: where it is cut.
-        client: as `client_part` gives it.
-        server: as `server_part` gives it.
-    """
-    if isinstance(cut, Cut):
-        return torch.cat([client, server])
-    edge = prefix(stack, cut.head.at).size
-    return torch.cat([client[:edge], server, client[edge:]])

@@ -1,0 +1,20 @@
+"""What split methods share: both halves of a cut model, exchanges across the cut, and who is waited for."""
+
+from lanterne.split.halves import SLOTS, TRAFFIC, Exchange, Halves
+from lanterne.split.method import ParallelMethod, SplitMethod, Tail
+from lanterne.split.one_server import OneServer
+from lanterne.split.parts import client_part, joined, server_part
+
+__all__ = [
+    "SLOTS",
+    "TRAFFIC",
+    "Exchange",
+    "Halves",
+    "OneServer",
+    "ParallelMethod",
+    "SplitMethod",
+    "Tail",
+    "client_part",
+    "joined",
+    "server_part",
+]
