@@ -96,10 +96,18 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "splitfed_v2, deadlines": lambda s: ALGORITHMS["splitfed_v2"](
         stack=s, lr=0.3, cut_deadline=0.03, local_steps=2, round_deadline=0.1
     ),
+    "locsplitfed": lambda s: ALGORITHMS["locsplitfed"](stack=s, lr=0.3, local_steps=2),
+    "locsplitfed, copied, deadline": lambda s: ALGORITHMS["locsplitfed"](
+        stack=s, lr=0.02, head="copied:blocks=1", optimiser="adam", local_steps=2, round_deadline=0.2
+    ),
+    "cse_fsl": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=3, interval=2, momentum=0.5),
+    "cse_fsl, deadline": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=2, round_deadline=0.06),
 }
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
 PER_CLIENT = {
+    "cse_fsl",
+    "cse_fsl, deadline",
     "sglr",
     "sglr, rows, sum, deadline",
     "sl",
@@ -129,6 +137,9 @@ PER_CLIENT = {
 # Methods whose result depends on who is quick, or that a tiny deadline cuts off: not to be compared with the real
 # clock.
 QUICK = {
+    "locsplitfed, copied, deadline",
+    "cse_fsl",
+    "cse_fsl, deadline",
     "sglr, rows, sum, deadline",
     "psl, pooled, quorum",
     "psl, deadline",

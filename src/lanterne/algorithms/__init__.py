@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lanterne.algorithms.cse_fsl import CSEFSL
 from lanterne.algorithms.drop import Drop
 from lanterne.algorithms.fedasync import FedAsync
 from lanterne.algorithms.fedavg import FedAvg
@@ -9,6 +10,7 @@ from lanterne.algorithms.fedbuff import FedBuff
 from lanterne.algorithms.fednova import FedNova
 from lanterne.algorithms.fedopt import FedOpt
 from lanterne.algorithms.fedprox import FedProx
+from lanterne.algorithms.locsplitfed import LocSplitFed
 from lanterne.algorithms.overselect import OverSelect
 from lanterne.algorithms.psl import PSL
 from lanterne.algorithms.salf import Salf
@@ -36,10 +38,13 @@ ALGORITHMS: dict[str, type[Any]] = {
     "sglr": SGLR,
     "splitfed_v1": SplitFedV1,
     "splitfed_v2": SplitFedV2,
+    "locsplitfed": LocSplitFed,
+    "cse_fsl": CSEFSL,
 }
 
 __all__ = [
     "ALGORITHMS",
+    "CSEFSL",
     "PSL",
     "SGLR",
     "Drop",
@@ -49,6 +54,7 @@ __all__ = [
     "FedNova",
     "FedOpt",
     "FedProx",
+    "LocSplitFed",
     "OverSelect",
     "Salf",
     "Scaffold",
