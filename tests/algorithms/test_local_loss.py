@@ -24,10 +24,10 @@ KINDS = pytest.mark.parametrize("kind", [LocSplitFed, CSEFSL])
 
 
 def run(
-    kind: type[Any], device: Device = DEVICE, rounds: int = 2, server: Server = Server(), **options: Any
+    kind: type[Any], device: Device = DEVICE, rounds: int = 2, server: Server | None = None, **options: Any
 ) -> tuple[Tensor, Simulator, Problem]:
     problem = tiny_problem(CLIENTS)
-    fleet = Fleet([device] * CLIENTS, server=server)
+    fleet = Fleet([device] * CLIENTS, server=server or Server())
     w, simulator = simulate(
         lambda s: kind(**{"stack": s, "lr": LR, "local_steps": 3, **options}), problem, fleet, rounds
     )
