@@ -92,7 +92,7 @@ def test_real_mistakes(words: str, said: str, lanterne_command: Callable[..., An
 
 
 def test_control_c_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
-    words = ["run", "salf", "--rounds", "60", "--clients", "5", "--model", "salf-mlp", "--out", "race", "--no-plots"]
+    words = ["run", "salf", "--rounds", "600", "--clients", "5", "--model", "salf-mlp", "--out", "race", "--no-plots"]
     process = subprocess.Popen(
         [*LANTERNE, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -108,8 +108,8 @@ def test_control_c_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     assert "lanterne resume race" in err
     resumed = lanterne("resume", "race", "--format", "json", "--no-plots", "--quiet", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout)["runs"][0]["rounds"] == 60
-    assert len(rows.read_text().splitlines()) == 61
+    assert json.loads(resumed.stdout)["runs"][0]["rounds"] == 600
+    assert len(rows.read_text().splitlines()) == 601
 
 
 def test_a_reader_who_leaves_early_hears_nothing(tmp_path: Path) -> None:

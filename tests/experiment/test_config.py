@@ -364,7 +364,7 @@ def test_quantiles() -> None:
 
 
 def stack() -> LayerStack:
-    return LayerStack(nn.Sequential(nn.Linear(4, 2)), (4,))
+    return LayerStack(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), (4,))
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))

@@ -46,7 +46,10 @@ def test_runs_hold_what_was_promised(done: tuple[dict[str, Any], Path]) -> None:
         for key in ("accuracy", "best_accuracy", "virtual_seconds", "wall_seconds", "bytes_up", "bytes_down", "rounds"):
             assert run[key] > 0
         assert run["diverged"] is None
-        assert run["bytes_up"] == sum(n for name, n in run["bytes"].items() if name.endswith("_up"))
+        assert run["bytes_up"] + run["bytes_down"] == sum(run["bytes"].values())
+        assert "handoff" in run["bytes"] or run["bytes_up"] == sum(
+            n for k, n in run["bytes"].items() if k.endswith("_up")
+        )
         assert set(run["accuracy_by_class"]) == {"fast", "straggler"}
         cell = out / "cells" / f"{run['algorithm']}-seed{run['seed']}"
         rows = [json.loads(line) for line in (cell / "rows.jsonl").read_text().splitlines()]
