@@ -90,7 +90,7 @@ def settled(rows: Rows, without: str) -> str:
     for (problem,), own in groups(pick(rows, fleet=without, method="fedavg"), "problem").items():
         moves = movement(own)
         error = moves.deviation / math.sqrt(moves.known) if moves.known > 1 else math.nan
-        said = f"{100 * moves.mean:+.2f} ± {100 * error:.2f}"
+        said = f"{100 * moves.mean:+.2f}" + ("" if math.isnan(error) else f" ± {100 * error:.2f}")
         lines.append([problem, f"{own[0]['deadlines']}", percent(at_the_end(own)), said, _verdict(moves.mean, error)])
     heads = ["problem", "rounds", "end %", "moves in the last fifth, points", f"under {SETTLED}"]
     return table(heads, lines)

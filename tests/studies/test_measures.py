@@ -91,6 +91,7 @@ def test_the_table_of_what_has_settled() -> None:
     assert line == "| p | 100 | 80.1 ± 0.0 | +0.20 ± 0.00 | yes |"
     assert tables.settled(of("fedavg", "none", (0, 0, 0, 0.8, 0.81, 0.82)), "none").endswith("| no |\n")
     alone = rows(1, (0, 0, 0, 0.8, 0.8, 0.8), method="fedavg", fleet="none")
+    assert "nan" not in tables.settled(alone, "none")
     assert tables.settled(alone, "none").endswith("| unknown |\n")
     unlike = rows(1, (0, 0, 0, 0.8, 0.81, 0.82), method="fedavg", fleet="none")
     unlike += rows(2, (0, 0, 0, 0.82, 0.81, 0.8), method="fedavg", fleet="none")
