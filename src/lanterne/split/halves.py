@@ -13,11 +13,10 @@ optimiser remembers; a server replica its half `w`, and likewise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ConfigDict, SkipValidation
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from lanterne.learn import Optimiser, Task
@@ -45,7 +44,7 @@ TRAFFIC = {
 class Exchange(NamedTuple):
     """The requests of one batch of one client.
 
-    Args:
+    Attributes:
         requests: all of them, in order of dispatch.
         forward: whose reply brings the client's smashed data.
         served: whose reply brings the server's gradient, and its half if it was asked for.
@@ -58,7 +57,7 @@ class Exchange(NamedTuple):
     backward: Request
 
 
-@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+@dataclass(frozen=True)
 class Halves:
     """Both halves of a cut model and how each is trained.
 
@@ -70,7 +69,7 @@ class Halves:
         keep_server: whether a server's does.
     """
 
-    stack: SkipValidation[LayerStack]
+    stack: LayerStack
     client: Optimiser
     server: Optimiser
     keep: bool = False
