@@ -5,6 +5,7 @@ from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, mom
 from lanterne.learn.graphs import Graphs
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import Loss, cross_entropy
+from lanterne.learn.mixup import Mix, mixup_gradient
 from lanterne.learn.optimiser import Optimiser, Slots
 from lanterne.learn.recorded import Recordings
 from lanterne.learn.stepwise import stepwise_sgd
@@ -14,6 +15,7 @@ __all__ = [
     "Correction",
     "Graphs",
     "Loss",
+    "Mix",
     "Optimiser",
     "Recordings",
     "Slots",
@@ -26,6 +28,7 @@ __all__ = [
     "inputs_at",
     "local_sgd",
     "mean_gradient",
+    "mixup_gradient",
     "momentum_step",
     "polynomial_staleness",
     "sgd_step",
