@@ -79,7 +79,7 @@ def main() -> None:
             out(
                 f"{name:<18} {stack.size:>11} {batch:>6} {clients:>8} {flops / 1e6:>14.2f} "
                 f"{loop:>9.2f} {batched:>11.2f} {loop / batched:>13.2f}  "
-                f"{choose_executor(costs, batch, clients, 'cpu')}\n"
+                f"{choose_executor(costs, batch, clients, 'cpu', steps)}\n"
             )
             for s in runs.values():
                 s.numerics.executor.close()
