@@ -1,6 +1,6 @@
 """Calibrates the rule that chooses between the executors (`lanterne.runtime.choose`).
 
-    python benchmarks/executors.py
+    python benchmarks/executors.py [local steps, 1 by default]
 
 For models of growing size it times a round of both executors, interleaved, and prints the ratio loop / batched: above 1
 the batched executor wins. The thresholds in `choose.py` are read off this table by hand.
@@ -43,13 +43,12 @@ def models() -> dict[str, LayerStack]:
     return found
 
 
-def simulator(stack: LayerStack, batch: int, clients: int, executor: type[Loop]) -> Simulator:
+def simulator(algorithm: FedAvg, stack: LayerStack, batch: int, clients: int, executor: type[Loop]) -> Simulator:
     """FedAvg on equal devices over random data."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(clients * 50, *stack.sample_shape, generator=g)
     y = torch.randint(10, (len(x),), generator=g)
     rows = np.array_split(np.arange(len(x)), clients)
-    algorithm = FedAvg(stack=stack)
     return Simulator(
         algorithm, Fleet([Device()] * clients), executor(Task(stack), x, y, THREADS), Streams(rows, batch, 0)
     )
@@ -58,17 +57,17 @@ def simulator(stack: LayerStack, batch: int, clients: int, executor: type[Loop])
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    out = sys.stdout.write
+    out, steps = sys.stdout.write, int(sys.argv[1]) if len(sys.argv) > 1 else 1
     out("model               parameters  batch  clients  MFLOP forward   loop ms  batched ms  loop/batched  rule\n")
     for name, stack in models().items():
         costs = block_costs(stack)
         for batch, clients in ((4, 10), (4, 30), (16, 30), (32, 10), (32, 30), (32, 100)):
-            algorithm = FedAvg(stack=stack)
+            algorithm = FedAvg(stack=stack, local_steps=steps)
             state = algorithm.init(initial_weights(stack, 0))
-            runs = {kind: simulator(stack, batch, clients, kind) for kind in (Loop, Batched)}
+            runs = {kind: simulator(algorithm, stack, batch, clients, kind) for kind in (Loop, Batched)}
             times: dict[type[Loop], list[float]] = {kind: [] for kind in runs}
             for s in runs.values():
-                for _ in range(WARM_UP // clients + 1):
+                for _ in range(WARM_UP // (clients * steps) + 1):
                     s.round(algorithm, state)
             for _ in range(REPEATS):
                 for kind, s in runs.items():
@@ -80,7 +79,7 @@ def main() -> None:
             out(
                 f"{name:<18} {stack.size:>11} {batch:>6} {clients:>8} {flops / 1e6:>14.2f} "
                 f"{loop:>9.2f} {batched:>11.2f} {loop / batched:>13.2f}  "
-                f"{choose_executor(costs, batch, clients, 'cpu')}\n"
+                f"{choose_executor(costs, batch, clients, 'cpu', steps)}\n"
             )
             for s in runs.values():
                 s.numerics.executor.close()

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from algorithms.by_hand import samples
 from lanterne.algorithms import CSEFSL, LocSplitFed
+from lanterne.budget import Units
 from lanterne.errors import ModelError
 from lanterne.fleet import Device, Fleet, Server
+from lanterne.protocol import Inbox, Local
 from lanterne.runtime import Simulator
 from lanterne.testing import Problem, simulate, tiny_cnn, tiny_problem
 from lanterne.testing.problems import tiny_mlp
@@ -118,6 +120,25 @@ def test_18_a_slow_network_changes_times_alone(kind: type[Any]) -> None:
     assert late.now > 2 * fast.now
     if kind is LocSplitFed:
         assert torch.equal(one, other)
+
+
+def test_what_a_replicas_optimiser_remembers_does_not_outlive_its_half() -> None:
+    """One server half goes on with it (CSE-FSL); a replica that is given the average begins anew (LocSplitFed)."""
+    problem = tiny_problem(CLIENTS)
+    smashed = problem.task.predict(problem.stack.span(0, 1), problem.w[:EDGE], problem.data.x[:4])
+    arrays = {"w": problem.w[EDGE:], "smashed": smashed, "labels": problem.data.y[:4]}
+    remembered = {"w": problem.w[EDGE:], "m": torch.ones_like(problem.w[EDGE:])}
+    local = Local(problem.data.x[None, :0], problem.data.y[None, :0], torch.tensor(0), Units(None))
+
+    def velocity(kind: type[Any], state: dict[str, Tensor]) -> Tensor:
+        method = kind(stack=problem.stack, lr=LR, momentum=0.9)
+        after, _ = method.learn(problem.task, state, Inbox(arrays, {"last": False}), local)
+        found: Tensor = after["m"]
+        return found
+
+    fresh = velocity(LocSplitFed, {})
+    assert torch.equal(velocity(LocSplitFed, remembered), fresh)
+    assert torch.allclose(velocity(CSEFSL, remembered), fresh + 0.9)
 
 
 @KINDS

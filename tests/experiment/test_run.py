@@ -170,6 +170,9 @@ def test_the_rule_is_a_function_of_shapes() -> None:
     )
     assert choose_executor(small_model, 16, 30, "cpu") == "batched"
     assert choose_executor(small_model, 16, 2, "cpu") == "loop"
+    assert choose_executor(small_model, 16, 10, "cpu") == "batched"
+    assert choose_executor(small_model, 16, 10, "cpu", 5) == "loop"  # several steps in one call: the loop is at home
+    assert choose_executor(small_model, 8, 30, "cpu", 5) == "batched"
     assert choose_executor(large, 32, 30, "cpu") == "loop"
     assert choose_executor(large, 32, 30, "cuda") == "batched"
 

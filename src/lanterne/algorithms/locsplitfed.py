@@ -39,6 +39,11 @@ class LocSplitFed(LocalLossMethod):
     weights: Annotated[Literal["samples", "equal"], Field(description="delta_i of the averages")] = "samples"
     round_deadline: Annotated[Deadlines, Field(description="seconds after the invitation; or a list")] = math.inf
 
+    @property
+    def keeps(self) -> tuple[bool, bool]:
+        """A replica that is given a new half begins with a new optimiser, as a client does."""
+        return False, False
+
     def init(self, w: Tensor) -> LocalState:
         """The state before the first round."""
         return self.begin_state(w)

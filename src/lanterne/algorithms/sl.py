@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lanterne.protocol import Cohort, Dispatch, Gather, Program, Request, exchange, usable
 from lanterne.rng import fold, generator
-from lanterne.split import SLOTS, TRAFFIC, SplitMethod, Tail, client_part, joined, server_part
+from lanterne.split import SLOTS, TRAFFIC, UShapedMethod, client_part, joined, server_part
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -32,7 +32,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
-class SequentialSL(SplitMethod):
+class SequentialSL(UShapedMethod):
     """Split learning as it was first: clients in turn, `local_steps` batches each. One client is centralised training.
 
     A client that is lost breaks the ring nowhere: the next one begins with the half that was handed in last, and the
@@ -46,7 +46,6 @@ class SequentialSL(SplitMethod):
         '0'
     """
 
-    tail: Tail = None
     handoff: Annotated[
         Literal["weights", "optimiser"],
         Field(description="what goes to the next client: the weights, or the optimiser too"),
@@ -54,11 +53,6 @@ class SequentialSL(SplitMethod):
     order: Annotated[Literal["random", "ascending"], Field(description="of the clients in a round")] = "random"
 
     traffic: ClassVar[Mapping[str, str]] = {**TRAFFIC, **dict.fromkeys(("w", "half", *SLOTS), "handoff")}
-
-    @property
-    def server_ends(self) -> int | str | None:
-        """Where the server's blocks end."""
-        return self.tail
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""

@@ -22,7 +22,7 @@ from lanterne.budget import Deadlines, of_round
 from lanterne.learn import Update, coverage_mean
 from lanterne.models import full
 from lanterne.protocol import Cohort, Deadline, Dispatch, Gather, Program, client_weight, usable
-from lanterne.split import Exchange, SplitMethod, Tail, client_part, joined, server_part
+from lanterne.split import Exchange, UShapedMethod, client_part, joined, server_part
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -34,7 +34,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
-class SplitFedV1(SplitMethod):
+class SplitFedV1(UShapedMethod):
     """SplitFed with a replica of the server's half for each client: FedAvg, bit for bit, wherever the model is cut.
 
     Examples:
@@ -45,7 +45,6 @@ class SplitFedV1(SplitMethod):
         1
     """
 
-    tail: Tail = None
     keep_optimiser: Annotated[bool, Field(description="keep what both optimisers remember between rounds")] = False
     weights: Annotated[Literal["samples", "equal"], Field(description="delta_i of the average")] = "samples"
     round_deadline: Annotated[Deadlines, Field(description="seconds after the invitation; or a list")] = math.inf
@@ -54,11 +53,6 @@ class SplitFedV1(SplitMethod):
     def keeps(self) -> tuple[bool, bool]:
         """Whether the optimisers of clients and of replicas go on where they were in the last round."""
         return self.keep_optimiser, self.keep_optimiser
-
-    @property
-    def server_ends(self) -> int | str | None:
-        """Where the server's blocks end."""
-        return self.tail
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""

@@ -38,7 +38,7 @@ from lanterne.protocol import (
     usable,
 )
 from lanterne.rng import fold, generator
-from lanterne.split import Exchange, ParallelMethod, Tail, client_part, joined, server_part
+from lanterne.split import Exchange, ParallelMethod, UShapedMethod, client_part, joined, server_part
 
 _SERVER = ("server", 0)
 
@@ -52,7 +52,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
-class SplitFedV2(ParallelMethod):
+class SplitFedV2(UShapedMethod, ParallelMethod):
     """SplitFed with one server half. The result depends on the order of the clients.
 
     The server waits for the next client in its order; `conserving`, it serves whoever has arrived. With a quorum or a
@@ -66,7 +66,6 @@ class SplitFedV2(ParallelMethod):
         1
     """
 
-    tail: Tail = None
     order: Annotated[
         Literal["batches", "epochs"], Field(description="all clients batch by batch, or all batches client by client")
     ] = "batches"
@@ -81,11 +80,6 @@ class SplitFedV2(ParallelMethod):
     def keeps(self) -> tuple[bool, bool]:
         """The server's optimiser always goes on."""
         return self.keep_optimiser, True
-
-    @property
-    def server_ends(self) -> int | str | None:
-        """Where the server's blocks end."""
-        return self.tail
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""

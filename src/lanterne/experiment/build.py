@@ -220,7 +220,10 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     costs = block_costs(stack, dtype)
     executor = config.runtime.executor
     if executor == "auto":
-        executor = choose_executor(costs, config.data.batch, config.training.cohort or clients, device)
+        training = config.training
+        executor = choose_executor(
+            costs, config.data.batch, training.cohort or clients, device, training.local_steps or 1
+        )
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"executor": executor})})
     made = _algorithms(config, objects, stack, None)
     prepared = Prepared(config, objects, data, stack, file, clients, made, given)

@@ -1,12 +1,12 @@
 """Which executor: a fixed rule of shapes, parameter count and device kind, so that the same config gives the same bits.
 
-The thresholds were calibrated by `python benchmarks/executors.py`.
+The thresholds were calibrated by `python benchmarks/executors.py`, for one local step and for five.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lanterne.models import BlockCost
 from lanterne.runtime.batched import Batched
@@ -14,15 +14,29 @@ from lanterne.runtime.loop import Loop
 
 EXECUTORS: dict[str, type[Loop]] = {"loop": Loop, "batched": Batched}
 
-#: Above these the stacked form loses on a CPU: parameters of the model, and FLOPs of one client's forward pass of a
-#: batch.
-CPU_PARAMETERS = 60_000
-CPU_FORWARD_FLOPS = 4_000_000
-#: Below this many clients a round stacking does not earn back what it costs.
-CPU_CLIENTS = 8
+
+class Limits(NamedTuple):
+    """Within these the stacked form wins on a CPU.
+
+    Attributes:
+        parameters: of the model, at most.
+        forward: FLOPs of one client's forward pass of a batch, at most.
+        clients: a round, at least: fewer do not earn back what stacking costs.
+    """
+
+    parameters: int
+    forward: float
+    clients: int
 
 
-def choose_executor(costs: Sequence[BlockCost], batch: int, clients: int, device: str) -> Literal["loop", "batched"]:
+ONE_STEP = Limits(60_000, 4_000_000, 8)
+#: A loop that takes several steps in one call works in place, and replays what it has recorded.
+SEVERAL_STEPS = Limits(30_000, 1_000_000, 20)
+
+
+def choose_executor(
+    costs: Sequence[BlockCost], batch: int, clients: int, device: str, steps: int = 1
+) -> Literal["loop", "batched"]:
     """The executor for a model on a kind of device.
 
     Args:
@@ -30,6 +44,7 @@ def choose_executor(costs: Sequence[BlockCost], batch: int, clients: int, device
         batch: samples in a batch.
         clients: invited per round.
         device: `cpu` or `cuda`.
+        steps: local steps per round.
 
     Returns:
         `loop` or `batched`.
@@ -37,5 +52,6 @@ def choose_executor(costs: Sequence[BlockCost], batch: int, clients: int, device
     if not device.startswith("cpu"):
         return "batched"
     parameters, flops = sum(c.parameters for c in costs), sum(c.forward for c in costs) * batch
-    small = parameters <= CPU_PARAMETERS and flops <= CPU_FORWARD_FLOPS
-    return "batched" if small and clients >= CPU_CLIENTS else "loop"
+    limits = ONE_STEP if steps == 1 else SEVERAL_STEPS
+    small = parameters <= limits.parameters and flops <= limits.forward
+    return "batched" if small and clients >= limits.clients else "loop"

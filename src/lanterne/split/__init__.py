@@ -2,7 +2,7 @@
 
 from lanterne.split.halves import SLOTS, TRAFFIC, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
-from lanterne.split.method import ParallelMethod, SplitMethod, Tail
+from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
 from lanterne.split.one_server import OneServer
 from lanterne.split.parts import client_part, joined, server_part
 
@@ -16,7 +16,7 @@ __all__ = [
     "OneServer",
     "ParallelMethod",
     "SplitMethod",
-    "Tail",
+    "UShapedMethod",
     "client_part",
     "joined",
     "server_part",

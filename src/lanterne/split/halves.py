@@ -92,7 +92,7 @@ class Halves:
     # ------------------------------------------------------------------ the client's half
     def forward(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> Answer:
         """`s_i = f_c(x_i; w_ci)`, with a new half if one has come."""
-        state, (at, tail) = self._begun(state, inbox, self.keep), inbox.config["cut"]
+        state, (at, tail) = self.begun(state, inbox, self.keep), inbox.config["cut"]
         head = prefix(self.stack, at)
         smashed = task.smash(head, state["w"][: head.size], local.x[0])
         sent = {"smashed": smashed} if tail else {"smashed": smashed, "labels": local.y[0]}
@@ -122,14 +122,14 @@ class Halves:
     def serve(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> Answer:
         """`g_i = dL_i / ds_i` at the weights before the step, and the step."""
         del local
-        state, view = self._begun(state, inbox, self.keep_server), suffix(self.stack, inbox.config["cut"][0])
+        state, view = self.begun(state, inbox, self.keep_server), suffix(self.stack, inbox.config["cut"][0])
         g, gradient = task.gradient_with_input(view, state["w"], inbox["smashed"], inbox["labels"])
         return self._served(state, inbox, g, gradient)
 
     def body(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> Answer:
         """Forward through the blocks between head and tail."""
         del local
-        state = self._begun(state, inbox, self.keep_server)
+        state = self.begun(state, inbox, self.keep_server)
         features = task.smash(self._span(inbox), state["w"], inbox["smashed"], to_input=True)
         return {**state, "smashed": inbox["smashed"], "features": features}, {"features": features}
 
@@ -143,7 +143,7 @@ class Halves:
     def adopt(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> Answer:
         """A server begins with a half."""
         del task, local
-        return self._begun(state, inbox, self.keep_server), {}
+        return self.begun(state, inbox, self.keep_server), {}
 
     def hand_over(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> Answer:
         """A server's half as it is now."""
@@ -154,8 +154,14 @@ class Halves:
         w, slots = self.server.step(state["w"], state, g)
         return {"w": w, **slots}, {"gradient": gradient, **({"half": w} if inbox.config["last"] else {})}
 
-    def _begun(self, state: Arrays, inbox: Inbox, keep: bool) -> Arrays:
-        """The state with the half that has come, if one has; what an optimiser remembers may have come with it."""
+    def begun(self, state: Arrays, inbox: Inbox, keep: bool) -> Arrays:
+        """The state with the half that has come, if one has; what an optimiser remembers may have come with it.
+
+        Args:
+            state: of the address.
+            inbox: what has come to it.
+            keep: whether the optimiser goes on with what it remembers when a new half has come.
+        """
         w = inbox.get("w")
         if w is None:
             return {n: t for n, t in state.items() if n in ("w", *SLOTS)}

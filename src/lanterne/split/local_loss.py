@@ -22,7 +22,7 @@ from lanterne.models import Cut, LayerStack, full, initial_weights, prefix, suff
 from lanterne.models.heads import build_head
 from lanterne.protocol import Address, Handler, Inbox, Local, Output, Pass, Request
 from lanterne.rng import fold
-from lanterne.split.halves import SLOTS, TRAFFIC, Answer, Arrays
+from lanterne.split.halves import TRAFFIC, Answer, Arrays
 from lanterne.split.method import SplitMethod
 from lanterne.tree import digest
 
@@ -73,14 +73,16 @@ class LocalLossMethod(SplitMethod):
 
     def local(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> Answer:
         """One batch: smashed data, the loss of the head, a step of blocks and head together."""
-        state, view, config = self._half(state, inbox), prefix(self.stack, self.at), inbox.config
+        state, view = self.halves.begun(state, inbox, self.halves.keep), prefix(self.stack, self.at)
         x, y, w = local.x[0], local.y[0], state["w"]
+        if "aux" in inbox.arrays:
+            w = torch.cat([w, inbox["aux"]])
         smashed = task.smash(view, w[: view.size], x)
         g, up = self.surrogate(task, w[view.size :], smashed, y)
         low = task.pullback(view, w[: view.size], x, up, smashed)
         w, slots = self.halves.client.step(w, state, torch.cat([low, g]))
-        sent = {"smashed": smashed, "labels": y} if config["upload"] else {}
-        if not config["last"]:
+        sent = {"smashed": smashed, "labels": y} if inbox.config["upload"] else {}
+        if not inbox.config["last"]:
             return {"w": w, **slots}, sent
         return {}, {**sent, "half": w[: view.size], "aux_half": w[view.size :]}
 
@@ -99,17 +101,10 @@ class LocalLossMethod(SplitMethod):
     def learn(self, task: Task, state: Arrays, inbox: Inbox, local: Local) -> Answer:
         """The server's step on smashed data; nothing goes back."""
         del local
-        w = inbox.get("w")
-        w = state["w"] if w is None else w
-        g = task.gradient(suffix(self.stack, self.at), w, inbox["smashed"], inbox["labels"])
-        w, slots = self.halves.server.step(w, state, g)
+        state = self.halves.begun(state, inbox, self.halves.keep_server)
+        g = task.gradient(suffix(self.stack, self.at), state["w"], inbox["smashed"], inbox["labels"])
+        w, slots = self.halves.server.step(state["w"], state, g)
         return {"w": w, **slots}, {"half": w} if inbox.config["last"] else {}
-
-    def _half(self, state: Arrays, inbox: Inbox) -> Arrays:
-        w = inbox.get("w")
-        if w is None:
-            return {n: t for n, t in state.items() if n in ("w", *SLOTS)}
-        return {"w": torch.cat([w, inbox["aux"]])}
 
     def batch(
         self, client: int, step: int, given: Mapping[str, Tensor | Output], *, upload: bool, last: bool, **config: Any

@@ -16,9 +16,6 @@ from lanterne.models import Cut, LayerStack, UCut, find_cut, find_u_cut, legal_c
 from lanterne.protocol import Effect, First, Gather, Handler, Late, Reply, Request, usable
 from lanterne.split.halves import TRAFFIC, Halves
 
-#: For methods that can leave the labels at home.
-Tail = Annotated[int | str | None, Field(description="U-shaped: the server's last block; labels stay at home")]
-
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
 class SplitMethod:
@@ -85,6 +82,20 @@ class SplitMethod:
     def steps(self, round: int) -> range:
         """The batches of a round, of each client's stream."""
         return range(round * self.local_steps, (round + 1) * self.local_steps)
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+class UShapedMethod(SplitMethod):
+    """What methods share that can leave the labels at home."""
+
+    tail: Annotated[int | str | None, Field(description="U-shaped: the server's last block; labels stay at home")] = (
+        None
+    )
+
+    @property
+    def server_ends(self) -> int | str | None:
+        """Where the server's blocks end."""
+        return self.tail
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
