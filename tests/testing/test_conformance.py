@@ -100,12 +100,64 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "locsplitfed, copied, deadline": lambda s: ALGORITHMS["locsplitfed"](
         stack=s, lr=0.02, head="copied:blocks=1", optimiser="adam", local_steps=2, round_deadline=0.2
     ),
+    "locfedmix_sl": lambda s: ALGORITHMS["locfedmix_sl"](stack=s, lr=0.05),
+    "locfedmix_sl, quorum, late ones mixed": lambda s: ALGORITHMS["locfedmix_sl"](
+        stack=s,
+        lr=0.05,
+        local_steps=2,
+        momentum=0.5,
+        partners=2,
+        share="sample",
+        choice="rotation",
+        mix_to_clients=True,
+        average_every=2,
+        quorum=4,
+        late="mix",
+    ),
+    "locfedmix_sl, deadline, late ones served": lambda s: ALGORITHMS["locfedmix_sl"](
+        stack=s,
+        lr=0.1,
+        local_steps=2,
+        choice="replacement",
+        mix_loss="convex",
+        average_every=0,
+        cut_weights="after",
+        cut_gradient="pooled",
+        cut_deadline=0.02,
+        late="serve",
+    ),
+    "locfedmix_sl, no decoder, rounds": lambda s: ALGORITHMS["locfedmix_sl"](
+        stack=s, lr=0.1, gamma=0.0, cut_deadline=0.03, average_unit="rounds", local_steps=3, average_every=2
+    ),
+    "locfedmix_sl, unit, decoders at home": lambda s: ALGORITHMS["locfedmix_sl"](
+        stack=s,
+        lr=0.05,
+        optimiser="adam",
+        decoder="decoder:output=sigmoid",
+        target="unit",
+        between=(-2.0, 2.0),
+        error="bce",
+        average_decoders=False,
+        reset_optimiser=True,
+        quorum=3,
+        alone=2,
+        local_steps=3,
+        average_every=3,
+        partners=3,
+        mix_reduce="sum",
+        share="constant",
+        cut_gradient="sum",
+    ),
     "cse_fsl": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=3, interval=2, momentum=0.5),
     "cse_fsl, deadline": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=2, round_deadline=0.06),
 }
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
 PER_CLIENT = {
+    "locfedmix_sl, unit, decoders at home",
+    "locfedmix_sl, no decoder, rounds",
+    "locfedmix_sl, deadline, late ones served",
+    "locfedmix_sl, quorum, late ones mixed",
     "cse_fsl",
     "cse_fsl, deadline",
     "sglr",
@@ -137,6 +189,10 @@ PER_CLIENT = {
 # Methods whose result depends on who is quick, or that a tiny deadline cuts off: not to be compared with the real
 # clock.
 QUICK = {
+    "locfedmix_sl, unit, decoders at home",
+    "locfedmix_sl, no decoder, rounds",
+    "locfedmix_sl, deadline, late ones served",
+    "locfedmix_sl, quorum, late ones mixed",
     "locsplitfed, copied, deadline",
     "cse_fsl",
     "cse_fsl, deadline",

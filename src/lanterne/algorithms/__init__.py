@@ -10,6 +10,7 @@ from lanterne.algorithms.fedbuff import FedBuff
 from lanterne.algorithms.fednova import FedNova
 from lanterne.algorithms.fedopt import FedOpt
 from lanterne.algorithms.fedprox import FedProx
+from lanterne.algorithms.locfedmix_sl import LocFedMixSL
 from lanterne.algorithms.locsplitfed import LocSplitFed
 from lanterne.algorithms.overselect import OverSelect
 from lanterne.algorithms.psl import PSL
@@ -40,6 +41,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "splitfed_v2": SplitFedV2,
     "locsplitfed": LocSplitFed,
     "cse_fsl": CSEFSL,
+    "locfedmix_sl": LocFedMixSL,
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "FedNova",
     "FedOpt",
     "FedProx",
+    "LocFedMixSL",
     "LocSplitFed",
     "OverSelect",
     "Salf",

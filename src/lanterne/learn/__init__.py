@@ -5,19 +5,21 @@ from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, mom
 from lanterne.learn.graphs import Graphs
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import Loss, cross_entropy
-from lanterne.learn.mixup import Mix, mixup_gradient
+from lanterne.learn.mixup import Choice, Mix, Share, draw_mix, mixtures, mixup_gradient, soft
 from lanterne.learn.optimiser import Optimiser, Slots
 from lanterne.learn.recorded import Recordings
 from lanterne.learn.stepwise import stepwise_sgd
 from lanterne.learn.task import Task
 
 __all__ = [
+    "Choice",
     "Correction",
     "Graphs",
     "Loss",
     "Mix",
     "Optimiser",
     "Recordings",
+    "Share",
     "Slots",
     "Task",
     "Update",
@@ -25,13 +27,16 @@ __all__ = [
     "coverage_mean",
     "coverage_sum",
     "cross_entropy",
+    "draw_mix",
     "inputs_at",
     "local_sgd",
     "mean_gradient",
+    "mixtures",
     "mixup_gradient",
     "momentum_step",
     "polynomial_staleness",
     "sgd_step",
+    "soft",
     "stepwise_sgd",
     "truncated_gradient",
     "velocity_bytes",

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from lanterne.learn.losses import Loss
 from lanterne.learn.task import Task
 from lanterne.models import ParamView
 
+Share = Literal["pair", "sample", "constant"]
+Choice = Literal["random", "rotation", "replacement"]
+
 
 class Mix(NamedTuple):
-    """Which rows are mixed with which, and how: for each of `A` clients, `n` partners from a pool.
+    """Who is mixed with whom, and how: for each of `A` clients, `n` partners from a pool that begins with them.
 
     Attributes:
         partners: `[A, n]` int64, numbers of the pool.
         rows: `[A, n, 2, batch]` int64, which rows of the client and of the partner meet.
-        share: `[A, n, batch]` or `[A, n, 1]`, lambda: the client's part of the mixture.
+        share: `[A, n, batch]` float64, lambda: a client's part of each mixture.
     """
 
     partners: Tensor
@@ -28,59 +33,147 @@ class Mix(NamedTuple):
     share: Tensor
 
 
-def mixed(values: Tensor, clients: int, mix: Mix) -> tuple[Tensor, Tensor]:
-    """The rows of the clients and of their partners that meet, each `[A, n, batch, ...]`.
+def draw_mix(
+    generator: np.random.Generator,
+    clients: int,
+    pool: int,
+    partners: int,
+    batch: int,
+    *,
+    alpha: float = 1.0,
+    share: Share = "pair",
+    choice: Choice = "random",
+) -> Mix:
+    """Draw who is mixed with whom.
+
+        lambda ~ Beta(alpha, alpha)
 
     Args:
-        values: `[pool, batch, ...]`; the first `A` of the pool are the clients.
+        generator: of the draws.
         clients: `A`.
-        mix: who meets whom.
+        pool: how many there are to be mixed with, the clients first among them.
+        partners: `n` for each client; `pool - 1` where that is less, unless they are drawn with replacement.
+        batch: rows of each of the pool.
+        alpha: of the distribution.
+        share: one lambda for each `pair`, one for each `sample`, or the `constant` 0.5.
+        choice: `random` without replacement and never oneself; `rotation`: those next in turn; `replacement`: anybody,
+            oneself included.
+
+    Examples:
+        >>> mix = draw_mix(np.random.default_rng(0), clients=3, pool=3, partners=5, batch=4, choice="rotation")
+        >>> mix.partners.tolist()
+        [[1, 2], [2, 0], [0, 1]]
+        >>> mix.rows.shape, mix.share.shape
+        (torch.Size([3, 2, 2, 4]), torch.Size([3, 2, 4]))
     """
-    own = torch.arange(clients, device=values.device)[:, None, None]
-    return values[own, mix.rows[:, :, 0]], values[mix.partners[:, :, None], mix.rows[:, :, 1]]
+    if choice == "replacement":
+        whom = generator.integers(0, pool, (clients, partners))
+    else:
+        steps = np.arange(1, min(partners, pool - 1) + 1)
+        drawn = [
+            steps if choice == "rotation" else 1 + generator.permutation(pool - 1)[: len(steps)] for _ in range(clients)
+        ]
+        whom = (np.arange(clients)[:, None] + np.array(drawn, dtype=np.int64).reshape(clients, -1)) % pool
+    n = whom.shape[1]
+    rows = generator.permuted(np.broadcast_to(np.arange(batch), (clients, n, 2, batch)), axis=-1)
+    if share == "constant":
+        lam = np.full((clients, n, 1), 0.5)
+    else:
+        lam = generator.beta(alpha, alpha, (clients, n, batch if share == "sample" else 1))
+    return Mix(torch.from_numpy(whom), torch.from_numpy(rows), torch.from_numpy(lam).expand(clients, n, batch).clone())
+
+
+def mixtures(values: Sequence[Tensor], mix: Mix) -> list[Tensor]:
+    """`lambda s_i + (1 - lambda) s_j` for each pair, client by client.
+
+    Args:
+        values: `[batch, ...]` each, the pool.
+        mix: who is mixed with whom.
+
+    Returns:
+        `A n` tensors, `[batch, ...]` each.
+
+    Examples:
+        >>> mix = Mix(torch.tensor([[1]]), torch.tensor([[[[0, 1], [1, 0]]]]), torch.tensor([[[0.75, 0.75]]]))
+        >>> mixtures([torch.tensor([[4.0], [8.0]]), torch.tensor([[0.0], [2.0]])], mix)
+        [tensor([[3.5000],
+                [6.0000]])]
+    """
+    pool = torch.stack(list(values))
+    found = []
+    for i, partners in enumerate(mix.partners):
+        for k, j in enumerate(partners):
+            mine, theirs = mix.rows[i, k]
+            lam = mix.share[i, k].to(pool.dtype).reshape(-1, *[1] * (pool.dim() - 2))
+            found.append(lam * pool[i][mine] + (1 - lam) * pool.index_select(0, j[None])[0][theirs])
+    return found
+
+
+def soft(loss: Loss) -> Loss:
+    """A loss on mixed labels, `lambda loss(z, y_i) + (1 - lambda) loss(z, y_j)`, from one on labels.
+
+    For cross-entropy it is that of the mixed one-hot labels, since that is linear in them. The labels are
+    `[batch, 3, ...]`: both classes and lambda; the loss has to be a mean over rows.
+
+    Args:
+        loss: of the model's output and the labels.
+    """
+
+    def mixed(output: Tensor, labels: Tensor) -> Tensor:
+        by_row = vmap(lambda o, y: loss(o[None], y[None]))
+        first, second = labels[:, 0].to(torch.int64), labels[:, 1].to(torch.int64)
+        lam = labels[:, 2].reshape(len(labels), -1)[:, 0].to(output.dtype)
+        return (lam * by_row(output, first) + (1 - lam) * by_row(output, second)).mean()
+
+    return mixed
 
 
 def mixup_gradient(
-    task: Task, view: ParamView, w: Tensor, smashed: Sequence[Tensor], labels: Sequence[Tensor], mix: Mix, shares: Tensor
+    task: Task,
+    view: ParamView,
+    w: Tensor,
+    smashed: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    mix: Mix,
+    weights: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     """The gradient on mixtures of smashed data.
 
-        s~ = lambda s_i + (1 - lambda) s_j;   L~_ij = lambda loss(f(s~), y_i) + (1 - lambda) loss(f(s~), y_j)
-
-    is the loss for soft labels wherever a loss is linear in them, as cross-entropy is. The loss has to be a mean over
-    rows; it is taken row by row.
+        s~_ij = lambda s_i + (1 - lambda) s_j;   L~_ij = lambda loss(f(s~_ij), y_i) + (1 - lambda) loss(f(s~_ij), y_j)
 
     Args:
         task: the model and the loss.
         view: blocks that end with the model's last.
         w: `[view.size]`.
         smashed: `[batch, ...]` each, the pool.
-        labels: `[batch]` each.
+        labels: `[batch, ...]` each.
         mix: who is mixed with whom.
-        shares: `[A]`, what each mixture of a client counts.
+        weights: for each of the clients, what each of its mixtures counts; none of them 0.
 
     Returns:
-        `[view.size]`, of `sum_i shares_i sum_j L~_ij`, and `[pool, batch, ...]`, with respect to the smashed data; who
+        `[view.size]`, of `sum_i weights_i sum_j L~_ij`, and `[pool, batch, ...]`, with respect to the smashed data: who
         does not send the latter on has a mixup that is detached from the clients.
     """
-    clients, _ = mix.partners.shape
-    pool, classes = torch.stack(list(smashed)).detach(), torch.stack(list(labels))
-    (mine, theirs), (first, second) = mixed(pool, clients, mix), mixed(classes, clients, mix)
-    share = mix.share.expand(first.shape)
-    part = share.reshape(*share.shape, *[1] * (mine.dim() - share.dim()))
-    together = part * mine + (1 - part) * theirs
-    weight = (shares[:, None, None] / first.shape[2]).expand(first.shape).reshape(-1)
-    lam, one, other = share.reshape(-1), first.reshape(-1), second.reshape(-1)
-
-    def loss(output: Tensor, _: Tensor) -> Tensor:
-        by_row = vmap(lambda o, y: task.loss(o[None], y[None]))
-        return (weight * (lam * by_row(output, one) + (1 - lam) * by_row(output, other))).sum()
-
-    # The loss is another one at every call: nothing of it is to be recorded.
-    g, up = replace(task, loss=loss, recordings=None).gradient_with_input(view, w, together.flatten(0, 2), one)
-    up = up.reshape(together.shape)
-    back, own = torch.zeros_like(pool), torch.arange(clients, device=pool.device)[:, None, None]
-    back.index_put_((own.expand(first.shape), mix.rows[:, :, 0]), part * up, accumulate=True)
-    partners = mix.partners[:, :, None].expand(first.shape)
-    back.index_put_((partners, mix.rows[:, :, 1]), (1 - part) * up, accumulate=True)
+    partners = mix.partners.shape[1]
+    together = mixtures(smashed, mix)
+    classes = torch.stack(list(labels)).to(torch.float64)
+    both = []
+    for i in range(len(weights)):
+        for k in range(partners):
+            mine, theirs = mix.rows[i, k]
+            other = classes.index_select(0, mix.partners[i, k][None])[0][theirs]
+            lam = mix.share[i, k].reshape(-1, *[1] * (other.dim() - 1)).expand_as(other)
+            both.append(torch.stack([classes[i][mine], other, lam.to(other.dtype)], 1))
+    each = [weight for weight in weights for _ in range(partners)]
+    # The labels are of another kind, so what is recorded for the task's own loss does not fit.
+    here = replace(task, loss=soft(task.loss), recordings=None)
+    g, ups = here.gradient_with_inputs(view, w, together, both, each)
+    back = torch.zeros_like(torch.stack(list(smashed)))
+    for pair, (up, weight) in enumerate(zip(ups, each, strict=True)):
+        i, k = divmod(pair, partners)
+        lam = weight * mix.share[i, k].to(up.dtype).reshape(-1, *[1] * (up.dim() - 1))
+        mine, theirs = mix.rows[i, k]
+        back[i].index_add_(0, mine, lam * up)
+        at = mix.partners[i, k].expand_as(theirs)
+        back.index_put_((at, theirs), weight * up - lam * up, accumulate=True)
     return g, back

@@ -3,18 +3,25 @@
 from lanterne.split.halves import SLOTS, TRAFFIC, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
 from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
+from lanterne.split.mixing import SERVER, LateComer, MixingMethod
 from lanterne.split.one_server import OneServer
 from lanterne.split.parts import client_part, joined, server_part
+from lanterne.split.regularised import RegularisedClient, RegularisedMethod
 
 __all__ = [
+    "SERVER",
     "SLOTS",
     "TRAFFIC",
     "Exchange",
     "Halves",
+    "LateComer",
     "LocalLossMethod",
     "LocalState",
+    "MixingMethod",
     "OneServer",
     "ParallelMethod",
+    "RegularisedClient",
+    "RegularisedMethod",
     "SplitMethod",
     "UShapedMethod",
     "client_part",

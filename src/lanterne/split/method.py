@@ -114,6 +114,14 @@ class ParallelMethod(SplitMethod):
         """Whether the server waits for everybody's smashed data."""
         return self.quorum is None and math.isinf(self.cut_deadline)
 
+    def until(self, forwards: Sequence[Request]) -> First:
+        """When the server stops waiting for smashed data.
+
+        Args:
+            forwards: whose replies bring them.
+        """
+        return First(min(self.quorum or len(forwards), len(forwards)), self.cut_deadline)
+
     def arrived(
         self, forwards: Sequence[Request], late: Late = "cancel"
     ) -> Generator[Effect, list[Reply] | None, list[Reply]]:
@@ -123,5 +131,4 @@ class ParallelMethod(SplitMethod):
             forwards: whose replies bring them.
             late: what becomes of the others.
         """
-        until = First(min(self.quorum or len(forwards), len(forwards)), self.cut_deadline)
-        return usable((yield Gather(until, forwards, late)) or [])
+        return usable((yield Gather(self.until(forwards), forwards, late)) or [])
