@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import ConfigDict, Field, SkipValidation
@@ -31,10 +31,10 @@ from lanterne.protocol import (
     Cohort,
     Deadline,
     Dispatch,
+    First,
     Gather,
     Handler,
     Program,
-    Reply,
     Request,
     client_weight,
     exchange,
@@ -93,6 +93,8 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
         clients = cohort.sample(self.cohort, cohort.key)
         yield Dispatch([self.halves.begin(SERVER, suffix(self.stack, self.at).take(state.w))])
         for step in self.steps(state.round):
+            if set(clients) <= set(state.busy):
+                state = yield from self._late(state, First(1))
             state = yield from self._batch(state, [c for c in clients if c not in state.busy], cohort, step)
         w = state.w
         for reply in usable((yield from exchange([Request(SERVER, "hand_over")]))):
@@ -123,7 +125,11 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
             alone = {c: f for f, c in missed.items() if state.alone.get(c, 0) < self.alone}
             yield Dispatch([self.client.finish(f, None) for f in alone.values()])
             state = replace(state, alone={**state.alone, **{c: state.alone.get(c, 0) + 1 for c in alone}})
-        return (yield from self._averaged(state, backs, cohort)) if last else state
+        if last:
+            return (yield from self._averaged(state, backs, cohort))
+        if step == self.steps(state.round)[-1]:
+            yield Gather(of=backs)
+        return state
 
     def _given(self, state: State, client: int) -> dict[str, Tensor]:
         """What a client begins a batch with: nothing, where it has a half of its own."""
@@ -134,11 +140,13 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
             given["aux"] = state.decoder
         return given
 
-    def _late(self, state: State) -> Program[State]:
+    def _late(self, state: State, until: First | None = None) -> Program[State]:
         """Take in what has come too late: those clients are free again."""
         if not state.busy:
             return state
-        replies = {r.request.to: r for r in (yield Gather(Deadline(0.0))) or [] if isinstance(r.request.to, int)}
+        replies = {
+            r.request.to: r for r in (yield Gather(until or Deadline(0.0))) or [] if isinstance(r.request.to, int)
+        }
         came = {c: r for c, r in replies.items() if r.usable}
         state = replace(_with_halves(state, came), busy=tuple(c for c in state.busy if c not in replies))
         if self.late == "mix":
