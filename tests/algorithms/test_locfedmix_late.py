@@ -1,0 +1,121 @@
+"""LocFedMix-SL beside stragglers, its books, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from algorithms.test_locfedmix import CLIENTS, DEVICE, EDGE, make, run
+from lanterne.errors import ModelError
+from lanterne.runtime import Simulator
+from lanterne.testing import tiny_cnn, tiny_problem
+from lanterne.testing.problems import tiny_mlp
+
+SLOW = [DEVICE] * (CLIENTS - 1) + [replace(DEVICE, flops=DEVICE.flops / 10)]
+LATE = pytest.mark.parametrize("late", ["drop", "mix", "serve"])
+
+
+def handlers(simulator: Simulator, client: int | str) -> list[str]:
+    return [r["handler"] for r in sorted(simulator.timeline, key=lambda r: r["start"]) if r["client"] == client]
+
+
+@LATE
+def test_20_a_quorum_of_all_and_no_deadline_is_the_synchronous_mode(late: str) -> None:
+    plain, _ = run(2, SLOW, local_steps=2)
+    found, _ = run(2, SLOW, local_steps=2, quorum=CLIENTS, late=late)
+    assert torch.equal(plain, found)
+
+
+def test_20_who_always_misses_the_deadline_might_as_well_not_be_there() -> None:
+    """Its steps alone are in no average: they carry no signal of the task."""
+    slow = [*SLOW[:-1], replace(DEVICE, flops=1e-3)]
+    found, _ = run(3, slow, local_steps=2, cut_deadline=1.0)
+    three = replace(tiny_problem(CLIENTS), rows=tiny_problem(CLIENTS).rows[:-1])
+    expected, _ = run(3, slow[:-1], problem=three, local_steps=2)
+    assert torch.equal(found, expected)
+
+
+def test_late_smashed_data_are_partners_of_the_next_batch() -> None:
+    """The server alone learns from them; nobody is owed a gradient."""
+    (dropped, _), (mixed, simulator) = (
+        run(1, SLOW, local_steps=8, cut_deadline=0.12, late=late) for late in ("drop", "mix")
+    )
+    assert "forward" in handlers(simulator, CLIENTS - 1)
+    assert "backward" not in handlers(simulator, CLIENTS - 1)
+    assert not torch.allclose(dropped, mixed, atol=1e-9)
+
+
+def test_late_smashed_data_are_served_without_a_step_of_the_server() -> None:
+    (dropped, _), (served, simulator) = (
+        run(1, SLOW, local_steps=16, cut_deadline=0.12, late=late, alone=0, partners=0, average_every=0)
+        for late in ("drop", "serve")
+    )
+    assert handlers(simulator, CLIENTS - 1)[:3] == ["forward", "reconstruct", "backward"]
+    assert "serve_late" in handlers(simulator, "server:0")
+    assert torch.equal(dropped[0, EDGE:], served[0, EDGE:])
+    assert torch.equal(dropped[:-1], served[:-1])
+    assert not torch.equal(dropped[-1], served[-1])
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_steps_alone_are_bounded(most: int) -> None:
+    """As many in a row as `alone` says, and they are in the timeline."""
+    _, simulator = run(24, SLOW, local_steps=2, cut_deadline=0.12, alone=most, average_every=0)
+    found = handlers(simulator, CLIENTS - 1)
+    assert found.count("alone") == most < found.count("reconstruct")
+    assert "alone" not in handlers(simulator, 0)
+
+
+def test_one_arrival_mixes_with_nobody_and_none_changes_nothing() -> None:
+    crowd = [DEVICE] + [replace(DEVICE, flops=1e-3)] * (CLIENTS - 1)
+    (one, _), (plain, _) = (run(1, crowd, cut_deadline=1.0, partners=n) for n in (1, 0))
+    assert torch.equal(one, plain)
+    none, _ = run(1, crowd[1:] + crowd[-1:], cut_deadline=1.0)
+    assert torch.equal(none, tiny_problem(CLIENTS).w)
+
+
+def test_decoders_stay_at_home_if_they_are_told_to() -> None:
+    _, simulator = run(3, average_decoders=False)
+    books, decoder = simulator.ledger.total.bytes, make(tiny_mlp()).networks["decoder"]
+    assert books["aux_down"] == CLIENTS * 8 * decoder.size
+    assert "aux_up" not in books
+
+
+def test_23_bytes_are_those_of_the_closed_form() -> None:
+    problem = tiny_problem(CLIENTS)
+    _, simulator = run(2, problem=problem, local_steps=2)
+    decoder, batches = make(problem.stack).networks["decoder"].size, 2 * 2 * CLIENTS
+    smashed = batches * problem.batch * simulator.pricing.costs()[0].output
+    assert dict(simulator.ledger.total.bytes) == {
+        "model_down": batches * 8 * EDGE,
+        "aux_down": batches * 8 * decoder,
+        "act_up": smashed,
+        "labels_up": batches * problem.batch * 8,
+        "grad_down": smashed,
+        "model_up": batches * 8 * EDGE,
+        "aux_up": batches * 8 * decoder,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"decoder": "pooled"}, "does not reconstruct"),
+        ({"target": "unit"}, "output=sigmoid"),
+        ({"decoder": "decoder:output=sigmoid"}, "output=sigmoid"),
+        ({"error": "bce"}, "target = 'unit'"),
+        ({"between": (1.0, 0.0)}, "smaller number first"),
+        ({"cut": 9}, "Legal cuts"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        make(tiny_mlp(), **options)
+
+
+def test_a_network_that_looks_at_images_is_decoded_to_images() -> None:
+    assert make(tiny_cnn(), cut=2).networks["decoder"].output_shape == (1, 6, 6)
