@@ -3,6 +3,7 @@
 from typing import Any
 
 from lanterne.algorithms.cse_fsl import CSEFSL
+from lanterne.algorithms.cyclesl import CycleSL
 from lanterne.algorithms.drop import Drop
 from lanterne.algorithms.fedasync import FedAsync
 from lanterne.algorithms.fedavg import FedAvg
@@ -40,6 +41,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "splitfed_v2": SplitFedV2,
     "locsplitfed": LocSplitFed,
     "cse_fsl": CSEFSL,
+    "cyclesl": CycleSL,
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "CSEFSL",
     "PSL",
     "SGLR",
+    "CycleSL",
     "Drop",
     "FedAsync",
     "FedAvg",
