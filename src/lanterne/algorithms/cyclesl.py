@@ -1,6 +1,7 @@
 """CycleSL: the server trains on everybody's smashed data as on a data set, then sends the gradients of what it is then.
 
-"CycleSL", WACV 2026, arXiv 2511.18611; from its abstract alone.
+Wang, Bozkir, Kasneci, "CycleSL: Server-Client Cyclical Update Driven Scalable Split Learning", WACV 2026,
+arXiv 2511.18611; from its abstract alone.
 
     P    = all (s_i, y_i) that are there;   for each epoch a permutation of its rows, cut into mini-batches B
     w_s' = w_s - eta_s d/dw_s mean_{r in B} loss(f_s(s_r; w_s), y_r)          for each B, one after the other
