@@ -16,10 +16,10 @@ Average = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 
 
 def by_coverage(models: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """As all methods here average: a mean of what the models have moved from where they began."""
-    start = torch.full_like(models[0], 0.5)
+    """What all methods here average by, of models that have moved from 0: so that it would show what it did to them."""
+    start = torch.zeros_like(models[0])
     view = ParamView(slice(0, start.numel()), ((tuple(start.shape),),))
-    return coverage_mean(start, [Update(view, m - start, k) for m, k in zip(models, weights, strict=True)])
+    return coverage_mean(start, [Update(view, m, k) for m, k in zip(models, weights, strict=True)])
 
 
 def into_the_last(models: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
