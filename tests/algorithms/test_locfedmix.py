@@ -135,6 +135,27 @@ def test_the_whole_method_by_hand(options: dict[str, Any], every: int) -> None:
     assert torch.allclose(found, hand.w, rtol=0, atol=1e-12)
 
 
+def test_an_average_brings_new_optimisers_only_if_it_is_told_to() -> None:
+    """Kept, momentum goes on over an average; reset, every batch is a first one."""
+    problem = tiny_problem(CLIENTS)
+    options: dict[str, Any] = {"problem": problem, "partners": 0, "gamma": 0.0, "momentum": 0.9, "local_steps": 2}
+    (kept, _), (reset, _) = (run(2, reset_optimiser=reset, **options) for reset in (False, True))
+    shares, expected = samples(problem), {}
+    for resets in (False, True):
+        w, velocity, own = problem.w, 0 * problem.w, dict.fromkeys(shares, 0 * problem.w[:EDGE])
+        for step in range(4):
+            g = {c: gradient(problem, w, c, step) for c in shares}
+            mean = {c: n / sum(shares.values()) for c, n in shares.items()}
+            velocity = 0.9 * velocity + sum(mean[c] * g[c] for c in shares)
+            own = {c: (0 if resets else 0.9) * own[c] + g[c][:EDGE] for c in shares}
+            low = sum(mean[c] * (w[:EDGE] - LR * own[c]) for c in shares)
+            w = torch.cat([low, w[EDGE:] - LR * velocity[EDGE:]])
+        expected[resets] = w
+    assert torch.allclose(kept, expected[False], rtol=0, atol=1e-12)
+    assert torch.allclose(reset, expected[True], rtol=0, atol=1e-12)
+    assert not torch.allclose(kept, reset, atol=1e-3)
+
+
 def server_gradient(
     problem: Problem, mix: Mix | None, w: Tensor | None = None, **options: Any
 ) -> tuple[Tensor, list[Tensor]]:

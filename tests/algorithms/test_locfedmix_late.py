@@ -60,6 +60,19 @@ def test_late_smashed_data_are_served_without_a_step_of_the_server() -> None:
     assert not torch.equal(dropped[-1], served[-1])
 
 
+def test_who_was_served_and_then_failed_is_in_the_average() -> None:
+    """It has its half still, with the steps of the batches before, and is asked for that; who has none is not."""
+    failing = [DEVICE] * (CLIENTS - 1) + [replace(DEVICE, failure=0.3)]
+    _, simulator = run(6, failing, local_steps=4, average_every=4, gamma=0.0)
+    mine = [r for r in simulator.timeline if r["client"] == CLIENTS - 1]
+    rounds = [[r for r in mine if r["round"] == round] for round in range(1, 7)]
+    asked = [any(r["handler"] == "hand_in" for r in records) for records in rounds]
+    there = [records[-1]["handler"] == "backward" for records in rounds]
+    answered = [any(r["handler"] == "backward" for r in records) for records in rounds]
+    assert asked == [a and not t for a, t in zip(answered, there, strict=True)]
+    assert any(asked)
+
+
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_steps_alone_are_bounded(most: int) -> None:
     """As many in a row as `alone` says, and they are in the timeline."""

@@ -13,6 +13,7 @@ from lanterne.algorithms import ALGORITHMS
 from lanterne.experiment import parse_config, prepare, run_experiment
 from lanterne.experiment.parameters import parameters_of
 from lanterne.fleet import Device
+from lanterne.split import SplitMethod
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -51,6 +52,16 @@ def test_every_page_of_an_algorithm_has_the_same_headings() -> None:
         page.stem: re.findall("^## (.*)", page.read_text(), re.MULTILINE) for page in PAGES if page.stem != "index"
     }
     assert len({tuple(found) for found in headings.values()}) == 1, headings
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in ALGORITHMS.items() if issubclass(kind, SplitMethod)))
+def test_the_page_of_a_split_method_says_how_near_it_is_to_the_paper(name: str) -> None:
+    """One label of three, under the citation; what is ambiguous names its choices, a port its code."""
+    above = (DOCS / "algorithms" / f"{name}.md").read_text().partition("\n## ")[0]
+    labels = re.findall(r"^Fidelity: (.*)$", above, re.MULTILINE)
+    assert len(labels) == 1
+    assert re.fullmatch(r"`paper-exact`\.|`paper-ambiguous` \(.+\)\.|`port` of .+\.", labels[0]), labels[0]
+    assert set(re.findall(r"`(\w+)`", labels[0])) - {"port"} <= set(parameters_of(ALGORITHMS[name]))
 
 
 def test_the_tests_that_pages_name_exist() -> None:

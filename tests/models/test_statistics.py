@@ -164,3 +164,28 @@ def test_threads_measure_without_seeing_each_other() -> None:
     with ThreadPoolExecutor(count) as pool:
         assert all(pool.map(work, [*range(count)] * 4))
     assert not torch.equal(expected[0].mean["norm"], expected[1].mean["norm"])
+
+
+def test_14_the_merge_is_pooled_where_averaged_buffers_are_too_small() -> None:
+    """Section 2.9, row 9: two clients' batches of 32 rows whose means differ, merged by the total variance.
+
+    Judging recomputes the statistics of training rows, so there are no buffers to average: what the specification warns
+    of would be 7.6 of 18.9 here, and the pooled sample variance differs from ours by the factor n / (n - 1) alone.
+    """
+    rows, places = 32, (-1.0, 1.0)
+    spread, distance = 7.6, (18.9 - 7.6) ** 0.5
+    x = torch.randn(2, rows, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)  # exactly 0 and 1
+    x = spread**0.5 * x + distance * torch.tensor(places, dtype=torch.float64).reshape(2, 1, 1)
+    stack = LayerStack(nn.Sequential(nn.BatchNorm1d(1, track_running_stats=False), nn.Linear(1, 2)), (1,))
+    w, pooled = weights_of(stack), x.reshape(-1, 1)
+    parts = [batch_statistics(stack, w, client) for client in x]
+    merged, buffers = float(total_variance(parts).variance["0"]), float(mean_of_variances(parts).variance["0"])
+    assert merged == pytest.approx(18.9, rel=1e-12)
+    assert buffers == pytest.approx(7.6, rel=1e-12)
+    assert merged == pytest.approx(float(pooled.var(correction=0)), rel=1e-12)
+    assert float(pooled.var()) / merged == pytest.approx(2 * rows / (2 * rows - 1), rel=1e-12)
+    judged = with_statistics(stack, total_variance(parts))
+    assert torch.allclose(run(judged, w, pooled), run(stack, w, pooled), rtol=1e-11, atol=1e-11)
+    wrong = with_statistics(stack, mean_of_variances(parts))
+    assert not torch.allclose(run(wrong, w, pooled), run(stack, w, pooled), rtol=0.1)

@@ -150,6 +150,14 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     ),
     "cse_fsl": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=3, interval=2, momentum=0.5),
     "cse_fsl, deadline": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=2, round_deadline=0.06),
+    "cyclesl": lambda s: ALGORITHMS["cyclesl"](stack=s, lr=0.1, local_steps=2, momentum=0.5),
+    "cyclesl, two epochs, resampled, quorum": lambda s: ALGORITHMS["cyclesl"](
+        stack=s, lr=0.1, server_epochs=2, server_batch=5, gradient_batches="resampled", quorum=3, cut_gradient="pooled"
+    ),
+    "cyclesl, old": lambda s: ALGORITHMS["cyclesl"](stack=s, lr=0.1, gradients="old", server_batch=7, cut=2),
+    "cyclesl, the pool, deadline": lambda s: ALGORITHMS["cyclesl"](
+        stack=s, lr=0.02, optimiser="adam", server_epochs=2, resample=False, cut_deadline=0.03
+    ),
 }
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
@@ -160,6 +168,10 @@ PER_CLIENT = {
     "locfedmix_sl, quorum, late ones mixed",
     "cse_fsl",
     "cse_fsl, deadline",
+    "cyclesl",
+    "cyclesl, two epochs, resampled, quorum",
+    "cyclesl, old",
+    "cyclesl, the pool, deadline",
     "sglr",
     "sglr, rows, sum, deadline",
     "sl",
@@ -196,6 +208,8 @@ QUICK = {
     "locsplitfed, copied, deadline",
     "cse_fsl",
     "cse_fsl, deadline",
+    "cyclesl, two epochs, resampled, quorum",
+    "cyclesl, the pool, deadline",
     "sglr, rows, sum, deadline",
     "psl, pooled, quorum",
     "psl, deadline",

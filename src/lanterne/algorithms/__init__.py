@@ -3,6 +3,7 @@
 from typing import Any
 
 from lanterne.algorithms.cse_fsl import CSEFSL
+from lanterne.algorithms.cyclesl import CycleSL
 from lanterne.algorithms.drop import Drop
 from lanterne.algorithms.fedasync import FedAsync
 from lanterne.algorithms.fedavg import FedAvg
@@ -42,6 +43,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "locsplitfed": LocSplitFed,
     "cse_fsl": CSEFSL,
     "locfedmix_sl": LocFedMixSL,
+    "cyclesl": CycleSL,
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "CSEFSL",
     "PSL",
     "SGLR",
+    "CycleSL",
     "Drop",
     "FedAsync",
     "FedAvg",

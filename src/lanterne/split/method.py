@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
@@ -15,6 +15,7 @@ from lanterne.learn import Optimiser
 from lanterne.models import Cut, LayerStack, UCut, find_cut, find_u_cut, legal_cuts
 from lanterne.protocol import Effect, First, Gather, Handler, Late, Reply, Request, usable
 from lanterne.split.halves import TRAFFIC, Halves
+from lanterne.split.wire import Wire, over_the_wire
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
@@ -37,6 +38,9 @@ class SplitMethod:
     momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD, on both halves")] = 0.0
     local_steps: Annotated[int, Field(ge=1, description="E, batches per client and round")] = 1
     cohort: Annotated[int | None, Field(ge=1, description="clients invited per round; all by default")] = None
+    wire: Annotated[Wire, Field(description="smashed data and gradients cross the cut as they are, or rounded")] = (
+        "exact"
+    )
 
     traffic: ClassVar[Mapping[str, str]] = TRAFFIC
 
@@ -74,10 +78,23 @@ class SplitMethod:
         """
         return False, True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A method that has handlers of its own sends by the wire, too: none can forget it."""
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("handlers")
+        if isinstance(own, property) and own.fget is not None:
+            table = own.fget
+
+            def handlers(self: SplitMethod) -> Mapping[str, Handler]:
+                return over_the_wire(table(self), self.wire, self.traffic)
+
+            handlers.__doc__ = own.__doc__
+            cls.handlers = property(handlers)  # type: ignore[assignment, method-assign]
+
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """Of both sides."""
-        return self.halves.handlers
+        return over_the_wire(self.halves.handlers, self.wire, self.traffic)
 
     def steps(self, round: int) -> range:
         """The batches of a round, of each client's stream."""

@@ -24,6 +24,7 @@ from lanterne.protocol import (
     Handler,
     Inbox,
     Local,
+    Output,
     Pass,
     Program,
     Request,
@@ -73,11 +74,20 @@ class OneServer(ParallelMethod):
         shares = inbox.config["shares"]
         smashed, labels = ([inbox[f"{name}_{i}"] for i in range(len(shares))] for name in ("smashed", "labels"))
         g, ups = task.gradient_with_inputs(suffix(self.stack, self.at), state["w"], smashed, labels, shares)
-        if self.cut_gradient == "pooled":
-            ups = tuple(share * up for share, up in zip(shares, ups, strict=True))
         w, slots = self.server_optimiser(inbox.config).step(state["w"], state, g)
-        sent = self.sent(ups, inbox.config)
+        sent = self.sent(self.scaled(ups, shares), inbox.config)
         return {"w": w, **slots}, {f"gradient_{i}": up for i, up in enumerate(sent)}
+
+    def scaled(self, ups: Sequence[Tensor], shares: Sequence[float]) -> Sequence[Tensor]:
+        """Each client's gradient `g_i`, or `delta_i g_i`, as `cut_gradient` says.
+
+        Args:
+            ups: `g_i`.
+            shares: `delta_i`.
+        """
+        if self.cut_gradient == "per_client":
+            return ups
+        return tuple(share * up for share, up in zip(shares, ups, strict=True))
 
     def sent(self, ups: Sequence[Tensor], config: Mapping[str, Any]) -> Sequence[Tensor]:
         """What the clients are sent, of their gradients: each its own."""
@@ -93,6 +103,26 @@ class OneServer(ParallelMethod):
         """What the server decides about a batch before it works on it, besides the weights."""
         del arrived, cohort, step
         return {}
+
+    def drawn(self, rows: Sequence[int], cohort: Cohort, step: int) -> dict[str, Tensor]:
+        """What the server draws for a batch before it works on it.
+
+        Args:
+            rows: of each client's smashed data.
+            cohort: for the round's key.
+            step: which batch of the clients' streams.
+        """
+        del rows, cohort, step
+        return {}
+
+    def passes(self, rows: Sequence[int]) -> list[Pass]:
+        """The server's work on a batch.
+
+        Args:
+            rows: of each client's smashed data.
+        """
+        at, n = self.at, len(self.stack)
+        return [Pass("forward", at, n, batches=len(rows)), Pass("backward", at, n, to_input=True, batches=len(rows))]
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""
@@ -110,11 +140,11 @@ class OneServer(ParallelMethod):
                 self.halves.exchange(client, _SERVER, step, self.place, client_half=given[client]) for client in clients
             ]
             yield Dispatch([e.forward for e in batch])
-            there = {r.request for r in (yield from self.arrived([e.forward for e in batch]))}
+            there = {r.request: len(r["labels"]) for r in (yield from self.arrived([e.forward for e in batch]))}
             arrived = [e for e in batch if e.forward in there]
             known |= {e.forward.to for e in arrived if isinstance(e.forward.to, int)}
             if arrived:
-                served = self._serve(arrived, cohort, step)
+                served = self._serve(arrived, [there[e.forward] for e in arrived], cohort, step)
                 downs = [
                     replace(e.backward, arrays={"gradient": served[f"gradient_{i}"]}) for i, e in enumerate(arrived)
                 ]
@@ -125,15 +155,16 @@ class OneServer(ParallelMethod):
             server = reply["half"]
         return replace(state, server=server, clients=tuple(sorted(known)), round=state.round + 1)
 
-    def _serve(self, arrived: Sequence[Exchange], cohort: Cohort, step: int) -> Request:
+    def _serve(self, arrived: Sequence[Exchange], rows: Sequence[int], cohort: Cohort, step: int) -> Request:
         """The server's work on the smashed data that have arrived, with weights that sum to 1 over them."""
         weights = [client_weight(cohort, e.forward.to, self.weights) for e in arrived]
-        arrays = {f"{n}_{i}": e.forward[n] for i, e in enumerate(arrived) for n in ("smashed", "labels")}
+        arrays: dict[str, Tensor | Output] = {
+            f"{n}_{i}": e.forward[n] for i, e in enumerate(arrived) for n in ("smashed", "labels")
+        }
         shares = tuple(weight / sum(weights) for weight in weights)
         config = {"shares": shares, **self.decided(arrived, cohort, step)}
-        at, n, batches = self.at, len(self.stack), len(arrived)
-        passes = [Pass("forward", at, n, batches=batches), Pass("backward", at, n, to_input=True, batches=batches)]
-        return Request(_SERVER, "serve_all", arrays, config, passes=passes)
+        arrays |= self.drawn(rows, cohort, step)
+        return Request(_SERVER, "serve_all", arrays, config, passes=self.passes(rows))
 
     def models(self, state: State, held: Mapping[Address, Mapping[str, Tensor]]) -> Tensor:
         """Each client's half with the server's, `[clients, size]`: that of the start before anybody has been asked.

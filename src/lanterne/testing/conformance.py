@@ -51,7 +51,7 @@ class Audit(Loop):
             assert measured in (declared, useful), (
                 f"{name} did {measured} FLOPs in products and convolutions, but its passes declare {declared:.0f}."
             )
-            real = sum(len(t.detach().contiguous().numpy().tobytes()) for t in out.values())
+            real = sum(t.detach().contiguous().reshape(-1).view(torch.uint8).numel() for t in out.values())
             promised = nbytes(node.spec)
             assert real == promised == nbytes(spec_of(out)), f"{name} sent {real} bytes, but promised {promised}."
             done(node, (state, out))
