@@ -132,7 +132,7 @@ class Prepared:
                 f"The fleet has {len(fleet)} devices, but the data is partitioned over {self.clients} clients. "
                 "Make them equal."
             )
-        check_size(self.stack, fleet, self.dtype)
+        check_size(self.stack, fleet, self.dtype, self.algorithms.values())
         w = initial_weights(self.stack, fold(seed, "weights"), self.dtype).to(config.runtime.device)
         return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams"), self.augment), w)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,13 +35,16 @@ def most_memory(devices: Classes) -> float:
     return max(device.memory for device in devices.table) if column is None else float(column.max())
 
 
-def check_size(stack: LayerStack, fleet: Fleet, dtype: torch.dtype) -> None:
+def check_size(stack: LayerStack, fleet: Fleet, dtype: torch.dtype, algorithms: Iterable[Algorithm[Any]] = ()) -> None:
     """Refuse a model of which no device, or not this machine, could hold as much as the parameters.
+
+    A client of a split method holds its half alone.
 
     Args:
         stack: the model; what its weights are is not looked at.
         fleet: the devices.
         dtype: of parameters.
+        algorithms: the competitors.
 
     Raises:
         FleetError: where no device could.
@@ -49,7 +52,7 @@ def check_size(stack: LayerStack, fleet: Fleet, dtype: torch.dtype) -> None:
     """
     size = stack.size * dtype.itemsize
     most = most_memory(told_apart(fleet.devices))
-    if size > most:
+    if size > most and not any(hasattr(a, "cut") for a in algorithms):
         raise FleetError(
             f"No device has the memory for this model: its {stack.size} parameters alone are {size} bytes, and the "
             f"largest has {most:g}. Give the devices more, or take a smaller model."
