@@ -16,6 +16,7 @@ from algorithms.split_methods import SPLIT, make
 from data.parquet_files import HUGGING_FACE, pictures, write
 from lanterne.data import Dataset, Streams
 from lanterne.errors import DataError, FleetError, ModelError
+from lanterne.experiment import parse_config, prepare
 from lanterne.learn import Task
 from lanterne.models.zoo import build
 from lanterne.runtime import InProcess, Loop, Simulator
@@ -85,6 +86,18 @@ def test_a_cut_whose_activations_fit_no_device(name: str, refused: Callable[...,
 def test_from_python_too(name: str) -> None:
     with pytest.raises(FleetError, match=f"No device has the memory for '{name}'.*fits \\(1 'stem'"):
         lanterne.run({name: {"cut": 3}}, model="resnet-small", fleet={"kind": "uniform", "memory": 1e6}, clients=3)
+
+
+def test_a_client_need_not_hold_the_whole_model() -> None:
+    """The model's weights alone are too large for every device, a client's half is not."""
+    config = {
+        "model": {"name": "mlp:widths=8-300-300"},
+        "data": {"clients": 3, "batch": 8},
+        "fleet": {"kind": "uniform", "memory": 100_000},
+    }
+    assert prepare(parse_config({**config, "algorithms": list(SPLIT)}))
+    with pytest.raises(FleetError, match="No device has the memory for 'fedavg'"):
+        prepare(parse_config({**config, "algorithms": ["psl", "fedavg"]}))
 
 
 @METHODS
