@@ -17,7 +17,7 @@ from lanterne.experiment import Objects, Prepared, parse_config, prepare, read_c
 from lanterne.experiment.parameters import fleet_wide
 from lanterne.fleet import FLEET_WIDE, PRESETS, Device, Fleet, Server
 
-WHOLE = {"server_flops": 1e12, "machines": 2, "detection": 0.25, "rejoin": 3}
+WHOLE = {"server_flops": 1e12, "machines": 2, "server_memory": 1e9, "detection": 0.25, "rejoin": 3}
 
 
 def ready(fleet: Any = None, clients: int | None = None, objects: Objects | None = None, **changes: Any) -> Prepared:
@@ -109,7 +109,7 @@ def test_what_is_set_of_the_whole_fleet_reaches_it(phones: str) -> None:
     prepared = ready({"kind": phones, **WHOLE})
     for seed in (1, 2):
         fleet = prepared.world(seed).fleet
-        assert (fleet.server, fleet.detection, fleet.rejoin) == (Server(1e12, 2), 0.25, 3)
+        assert (fleet.server, fleet.detection, fleet.rejoin) == (Server(1e12, 2, 1e9), 0.25, 3)
         assert (fleet.server, fleet.detection, fleet.rejoin) != (Server(), 0.0, 0.0)
     plain = ready({"kind": phones}).world(1).fleet
     assert (plain.server, plain.detection, plain.rejoin) == (Server(), 0.0, 0.0)
@@ -163,6 +163,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"detection": "soon"}, r"fleet\.detection is 'soon', but has to be a number"),
     ({"detection": [1]}, r"fleet\.detection is \[1\], but has to be a number"),
     ({"server_flops": math.nan}, r"fleet\.server_flops is nan"),
+    ({"server_memory": 0}, r"fleet\.server_memory: The server's memory is 0 bytes\. Give a number above 0, or leave"),
+    ({"server_memory": "8 GB"}, r"fleet\.server_memory is '8 GB', but has to be a number"),
     ({"server_flops": 0}, r"fleet\.server_flops: The server's flops are 0\. Give a number above 0"),
 ]
 

@@ -91,6 +91,11 @@ class Streams:
         """
         return len(self._own(client))
 
+    @property
+    def smallest(self) -> int:
+        """The first client of those that hold the fewest rows."""
+        return min(range(len(self._rows)), key=lambda client: len(self._rows[client]))
+
     def rows(self, client: int, steps: range) -> Rows:
         """The rows that a client reads at consecutive steps of its own stream.
 

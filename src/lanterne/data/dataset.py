@@ -50,6 +50,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Check every promise that the class makes."""
+        for field, labels in (("y", self.y), ("test_y", self.test_y)):
+            _check_there(self.name, field, labels)
         if len({tensor.device for tensor in (self.x, self.y, self.test_x, self.test_y)}) > 1:
             raise DataError(
                 f"Data set {self.name!r}: its tensors lie on different devices, so that no batch can be gathered. "
@@ -203,6 +205,7 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def _labels(name: str, field: str, labels: Any) -> Tensor:  # noqa: ANN401 - whatever torch can read
+    _check_there(name, field, labels)
     tensor = torch.as_tensor(labels)
     if tensor.numel() and tensor.dtype not in _INTEGERS:
         raise DataError(
@@ -210,6 +213,13 @@ def _labels(name: str, field: str, labels: Any) -> Tensor:  # noqa: ANN401 - wha
             f"Write integers from 0 on, for instance {field}.long()."
         )
     return tensor.to(torch.int64)
+
+
+def _check_there(name: str, field: str, labels: object) -> None:
+    if labels is None:
+        raise DataError(
+            f"Data set {name!r}: {field} is None, but every method learns from labels. Give each row's class number."
+        )
 
 
 def _check_owner(name: str, field: str, owner: Tensor | None, rows: int, least: int) -> None:

@@ -31,7 +31,7 @@ from lanterne.experiment.clients import CLIENTS, check_cohorts, clients_asked, r
 from lanterne.experiment.config import AlgorithmConfig, Config, make_algorithm
 from lanterne.experiment.deadline import resolve_deadline
 from lanterne.experiment.evaluate import Judge
-from lanterne.experiment.memory import check_size
+from lanterne.experiment.memory import check_server, check_size
 from lanterne.fleet import Fleet, preset
 from lanterne.learn import Task
 from lanterne.models import LayerStack, batch_norms, block_costs, initial_weights
@@ -132,7 +132,7 @@ class Prepared:
                 f"The fleet has {len(fleet)} devices, but the data is partitioned over {self.clients} clients. "
                 "Make them equal."
             )
-        check_size(self.stack, fleet, self.dtype)
+        check_size(self.stack, fleet, self.dtype, self.algorithms.values())
         w = initial_weights(self.stack, fold(seed, "weights"), self.dtype).to(config.runtime.device)
         return World(rows, fleet, Streams(rows, config.data.batch, fold(seed, "streams"), self.augment), w)
 
@@ -230,7 +230,9 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     first = prepared.world(config.seeds[0])
     deadline = resolve_deadline(config, prepared.algorithms, stack, first.fleet, first.streams, first.w)
     config = config.model_copy(update={"training": config.training.model_copy(update={"deadline": deadline})})
-    return replace(prepared, config=config, algorithms=_algorithms(config, objects, stack, deadline))
+    made = _algorithms(config, objects, stack, deadline)
+    check_server(made, stack, first.fleet, first.streams, first.w, fold(config.seeds[0], "run"))
+    return replace(prepared, config=config, algorithms=made)
 
 
 def _stack(config: Config, objects: Objects, data: Dataset) -> LayerStack:

@@ -56,7 +56,7 @@ def read_fleet(config: Config, clients: int | None) -> Fleet | None:
         raise FleetError(
             f"There is no fleet file {kind}. Give the path of a CSV or Parquet file, or a preset: {', '.join(PRESETS)}."
         )
-    server = Server(given.get("server_flops", math.inf), given.get("machines"))
+    server = Server(given.get("server_flops", math.inf), given.get("machines"), given.get("server_memory", math.inf))
     return read_table(kind, clients, 0, server, given.get("detection", 0.0), given.get("rejoin", 0.0))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lanterne.data import Streams
-from lanterne.errors import ConfigError, FleetError
+from lanterne.errors import ConfigError, FleetError, ModelError
 from lanterne.experiment.config import Config, quantile
 from lanterne.experiment.memory import most_memory
 from lanterne.experiment.parameters import adel_budget
@@ -33,7 +34,7 @@ from lanterne.fleet import (
 from lanterne.fleet.device import LONGEST
 from lanterne.fleet.population import anybody_reaches, seconds, told_apart
 from lanterne.learn import Task
-from lanterne.models import LayerStack
+from lanterne.models import LayerStack, legal_cuts
 from lanterne.protocol import Algorithm, Dispatch, Output, Request
 from lanterne.runtime import Loop, Simulator
 from lanterne.runtime.cohort import SimulatedCohort, expected_seconds
@@ -75,8 +76,13 @@ def resolve_deadline(
     devices = told_apart(fleet.devices)
     # Who is away must not matter to how long the work takes.
     there = replace(fleet, devices=devices.always_there())
-    first = {label: _first_request(_with_deadline(a), stack, there, streams, w) for label, a in algorithms.items()}
-    _check_memory(first, devices)
+
+    def ask(algorithm: Algorithm[Any]) -> tuple[Request, Simulator]:
+        return _first_request(_with_deadline(algorithm), stack, there, streams, w)
+
+    first = {label: ask(a) for label, a in algorithms.items()}
+    for label, asks in first.items():
+        _check_memory(label, algorithms[label], asks, devices, ask)
     every = {label: _priced(*asks) for label, asks in first.items()}
     _check_finite(every, devices)
     with_deadline = {label: a for label, a in algorithms.items() if hasattr(a, "deadline")}
@@ -144,7 +150,7 @@ def _first_request(
     program = algorithm.round(algorithm.init(w), SimulatedCohort(simulator))
     try:
         effect = next(program)
-        while not (isinstance(effect, Dispatch) and effect.requests):
+        while not (isinstance(effect, Dispatch) and any(isinstance(q.to, int) for q in effect.requests)):
             effect = program.send(None)
     except StopIteration:
         name = type(algorithm).__name__
@@ -152,20 +158,34 @@ def _first_request(
     finally:
         program.close()
         executor.close()
-    return next(iter(effect.requests)), simulator
+    return next(q for q in effect.requests if isinstance(q.to, int)), simulator
 
 
-def _check_memory(first: Mapping[str, tuple[Request, Simulator]], devices: Classes) -> None:
-    """Refuse a method whose first request every device would have to refuse."""
-    most = most_memory(devices)
-    for label, (request, simulator) in first.items():
-        memory = simulator.pricing.footprint(request, (), _brought(request))
-        need = memory.static + memory.working
-        if need > most:
-            raise FleetError(
-                f"No device has the memory for {label!r}: its first request needs {need} bytes, and the largest has "
-                f"{most:g}. Give the devices more, or take a smaller model or batch."
-            )
+def _check_memory(
+    label: str,
+    algorithm: Algorithm[Any],
+    first: tuple[Request, Simulator],
+    devices: Classes,
+    ask: Callable[[Algorithm[Any]], tuple[Request, Simulator]],
+) -> None:
+    """Refuse a method whose first request every device would have to refuse; of a cut model, with the cuts that fit."""
+    most, need = most_memory(devices), _needed(*first)
+    if need <= most:
+        return
+    fits = []
+    for cut in legal_cuts(first[1].pricing.task.stack) if hasattr(algorithm, "cut") else ():
+        with suppress(ModelError):  # a cut at which this method cannot be
+            if _needed(*ask(replace(algorithm, cut=cut.at))) <= most:  # type: ignore[type-var]
+                fits.append(f"{cut.at} {cut.name!r}")
+    repair = f"Cut the model where it fits ({', '.join(fits)}), give" if fits else "Give"
+    raise FleetError(
+        f"No device has the memory for {label!r}: its first request needs {need} bytes, and the largest has "
+        f"{most:g}. {repair} the devices more, or take a smaller model or batch."
+    )
+
+
+def _needed(request: Request, simulator: Simulator) -> int:
+    return sum(simulator.pricing.footprint(request, (), _brought(request)))
 
 
 def _check_finite(jobs: Mapping[str, Job], devices: Classes) -> None:

@@ -22,10 +22,12 @@ class Server:
     Args:
         flops: FLOP/s of one machine; inf takes no time.
         machines: how many machines the replicas share, one request at a time each; None gives each replica its own.
+        memory: bytes, of all machines together: they share it.
     """
 
     flops: float = math.inf
     machines: int | None = None
+    memory: float = math.inf
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
@@ -38,6 +40,11 @@ class Server:
         if self.machines is not None and self.machines < 1:
             raise FleetError(
                 f"The server has {self.machines} machines. Give 1 or more, or leave it out for one per replica."
+            )
+        if not self.memory > 0:
+            raise FleetError(
+                f"The server's memory is {self.memory!r} bytes. Give a number above 0, or leave it out for a server "
+                "that holds everything."
             )
 
 

@@ -14,7 +14,7 @@ from lanterne.rng import fold
 #: What a file can say of a device.
 COLUMNS = (*NUMBERS, "available", "tier")
 #: What it cannot, for it is said of the whole fleet; by the names that the presets have for it.
-FLEET_WIDE = ("server_flops", "machines", "detection", "rejoin")
+FLEET_WIDE = ("server_flops", "machines", "server_memory", "detection", "rejoin")
 
 
 def read_table(

@@ -5,8 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 
-from lanterne.errors import ProtocolError
+from lanterne.data import Streams
+from lanterne.errors import DataError, ProtocolError
+from lanterne.models import LayerStack, batch_norms
 from lanterne.protocol import Gather, Handler, Output, Request
+
+
+def check_batches(stack: LayerStack, streams: Streams) -> None:
+    """Refuse to train by the statistics of batches that have none: those of a single sample.
+
+    Args:
+        stack: the model.
+        streams: the clients' batches.
+
+    Raises:
+        DataError: for a model with BatchNorm and batches of one, or a client that holds one sample.
+    """
+    names = batch_norms(stack)
+    if not names:
+        return
+    why = f"layer {names[0]!r} normalises by the batch (BatchNorm), and one sample says nothing of the others"
+    if streams.batch == 1:
+        raise DataError(f"The batches hold one sample, but {why}. Use batches of 2 or more, or GroupNorm.")
+    if streams.samples(streams.smallest) == 1:
+        raise DataError(
+            f"Client {streams.smallest} holds one sample, so that its batches are copies of it, but {why}. Use "
+            "GroupNorm, or a partition in which everybody holds 2 samples or more (fewer clients, or another scheme)."
+        )
 
 
 def check_request(request: Request, handlers: Mapping[str, Handler], clients: int, known: Container[Request]) -> None:

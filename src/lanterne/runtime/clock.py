@@ -22,6 +22,7 @@ from lanterne.runtime.ledger import Ledger
 from lanterne.runtime.numerics import Numerics
 from lanterne.runtime.pricing import Pricing
 from lanterne.runtime.progress import Spent, finished, received, sent, spent
+from lanterne.runtime.server_memory import ServerMemory
 from lanterne.tree import ArraySpec, Spec
 
 _SETTLE, _READY = 0, 1
@@ -45,6 +46,8 @@ class VirtualClock:
         self.queues: dict[Hashable, deque[Call]] = {}
         self.away: dict[int, float] = {}
         self.ledger = Ledger()
+        limit = fleet.server.memory
+        self.memory = None if math.isinf(limit) else ServerMemory(limit, pricing, traffic)
         self.timeline: list[dict[str, Any]] = []
 
     def ready(self, call: Call) -> None:
@@ -101,6 +104,8 @@ class VirtualClock:
         to = call.request.to
         if isinstance(to, tuple):
             self._promise(call, self.numerics.state_spec(call), self.in_spec(call), None)
+            if self.memory is not None:
+                self.memory.begins(call)
             call.downloaded = self.now
             call.useful = call.computed = call.arrived = self.now + call.work.total / self.fleet.server.flops
             call.uploaded = call.until = call.arrived
@@ -171,6 +176,8 @@ class VirtualClock:
         if call.outcome == "partial":
             self.ledger.regret(call.request.to, call.computed - call.useful, 0.0)
         self._record(call, call.arrived)
+        if self.memory is not None:
+            (self.memory.arrives if isinstance(call.request.to, int) else self.memory.ends)(call)
         self._free(self.fleet.lane(call.request.to))
         settled = [call]
         for after in call.next:
@@ -235,6 +242,8 @@ class VirtualClock:
                 lanes.append(self.fleet.lane(c.request.to))
                 self._book(c, wasted=True)
                 self._record(c, self.now, "cancelled")
+                if self.memory is not None and isinstance(c.request.to, tuple):
+                    self.memory.stops(c)
             c.stage = "cancelled"
             cancelled.append(c)
             todo += c.next

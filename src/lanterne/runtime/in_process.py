@@ -35,7 +35,7 @@ from lanterne.protocol import (
     patience,
 )
 from lanterne.rng import fold
-from lanterne.runtime.checks import check_gather, check_request
+from lanterne.runtime.checks import check_batches, check_gather, check_request
 from lanterne.runtime.cohort import sample
 from lanterne.runtime.job import Job
 from lanterne.runtime.loop import Loop
@@ -126,6 +126,7 @@ class InProcess:
         gone: set[int] | None = None,
         grace: float = 1.0,
     ) -> None:
+        check_batches(executor.task.stack, streams)
         self.handlers, self.executor, self.streams, self.seed = algorithm.handlers, executor, streams, seed
         self.on_error, self.gone = on_error, gone if gone is not None else set()
         self.grace = grace

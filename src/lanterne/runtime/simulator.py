@@ -31,7 +31,7 @@ from lanterne.protocol import (
     patience,
 )
 from lanterne.runtime.call import Call
-from lanterne.runtime.checks import check_gather, check_request
+from lanterne.runtime.checks import check_batches, check_gather, check_request
 from lanterne.runtime.clock import VirtualClock
 from lanterne.runtime.cohort import SimulatedCohort
 from lanterne.runtime.job import Executor
@@ -68,6 +68,7 @@ class Simulator:
         dtype: torch.dtype = torch.float32,
         unread_bytes: int = UNREAD_BYTES,
     ) -> None:
+        check_batches(executor.task.stack, streams)
         self.fleet, self.streams, self.seed = fleet, streams, seed
         self.pricing = Pricing(
             algorithm.handlers,
@@ -133,6 +134,8 @@ class Simulator:
             call.before = call.previous if call.value is None else None
             call.inputs = tuple(i for i in call.inputs if not i.ended)
             call.next = [after for after in call.next if not after.ended]
+        if self.clock.memory is not None:
+            self.clock.memory.between_rounds(self.numerics.states, self.calls.values())
         self.rounds += 1
         return state
 

@@ -87,6 +87,8 @@ def restore(simulator: Simulator, snap: dict[str, Any]) -> None:
     simulator.clock.queues = {lane: deque(calls[seq] for seq in seqs) for lane, seqs in snap["queues"]}
     simulator.clock.events = [(t, kind, seq, calls[seq]) for t, kind, seq in snap["events"]]
     heapq.heapify(simulator.clock.events)
+    if simulator.clock.memory is not None:
+        simulator.clock.memory.between_rounds(simulator.numerics.states, simulator.calls.values())
 
 
 def _call(call: Call, calls: dict[int, Call], by_request: dict[Request, int]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lanterne.fleet import (
     ExponentialLayers,
     Fleet,
     Loaded,
+    Server,
     Slower,
     SometimesSlower,
     UniformDepth,
@@ -94,11 +95,11 @@ def test_numbers_reach_the_devices_and_the_server() -> None:
     }  # fmt: skip
     for name in OFFLINE:
         given = numbers if name in GIVEN else {n: v for n, v in numbers.items() if n not in ("flops", "down", "up")}
-        kind = preset(name, **given, server_flops=11.0, machines=2, detection=0.4, rejoin=0.5)
+        kind = preset(name, **given, server_flops=11.0, machines=2, server_memory=12.0, detection=0.4, rejoin=0.5)
         fleet = kind.build(5, 0, LAYERS)
         for c in range(5):
             assert {n: getattr(fleet.devices[c], n) for n in given} == given
-        assert (fleet.server.flops, fleet.server.machines, fleet.detection, fleet.rejoin) == (11.0, 2, 0.4, 0.5)
+        assert (fleet.server, fleet.detection, fleet.rejoin) == (Server(11.0, 2, 12.0), 0.4, 0.5)
         every = {f.name for f in dataclasses.fields(kind)}
         assert set(given) < every
 
@@ -191,6 +192,7 @@ def test_wrong_names_and_kinds_are_refused_at_once(name: str, parameters: dict[s
         ("uniform", {"dropout": 2}, "dropout of a device is 2"),
         ("uniform", {"server_flops": 0}, "server's flops are 0"),
         ("uniform", {"machines": 0}, "server has 0 machines"),
+        ("uniform", {"server_memory": -1}, "server's memory is -1 bytes"),
         ("uniform", {"detection": -1}, "detection of the fleet is -1"),
     ],
 )

@@ -30,6 +30,7 @@ class Preset(ABC):
         failure: probability that a request ends in an error.
         server_flops: FLOP/s of a server machine.
         machines: server machines that the replicas share; None is one per replica.
+        server_memory: bytes of the server, all machines together.
         detection: seconds until a lost device is noticed.
         rejoin: seconds after which a lost device is back.
     """
@@ -44,6 +45,7 @@ class Preset(ABC):
     failure: float = 0.0
     server_flops: float = math.inf
     machines: int | None = None
+    server_memory: float = math.inf
     detection: float = 0.0
     rejoin: float = 0.0
 
@@ -86,9 +88,8 @@ class Preset(ABC):
             windows: when they can be reached.
         """
         devices = Classes(kinds.astype(np.uint8), table, columns, windows)
-        return Fleet(
-            devices, fold(seed, "fleet"), Server(self.server_flops, self.machines), self.detection, self.rejoin
-        )
+        server = Server(self.server_flops, self.machines, self.server_memory)
+        return Fleet(devices, fold(seed, "fleet"), server, self.detection, self.rejoin)
 
 
 @dataclass(frozen=True, kw_only=True)
