@@ -62,15 +62,24 @@ def test_late_smashed_data_are_served_without_a_step_of_the_server() -> None:
 
 def test_who_was_served_and_then_failed_is_in_the_average() -> None:
     """It has its half still, with the steps of the batches before, and is asked for that; who has none is not."""
-    failing = [DEVICE] * (CLIENTS - 1) + [replace(DEVICE, failure=0.3)]
-    _, simulator = run(6, failing, local_steps=4, average_every=4, gamma=0.0)
+    failing = [DEVICE] * (CLIENTS - 1) + [replace(DEVICE, failure=0.6)]
+    _, simulator = run(12, failing, local_steps=4, average_every=4, gamma=0.0)
     mine = [r for r in simulator.timeline if r["client"] == CLIENTS - 1]
-    rounds = [[r for r in mine if r["round"] == round] for round in range(1, 7)]
+    rounds = [[r for r in mine if r["round"] == round] for round in range(1, 13)]
     asked = [any(r["handler"] == "hand_in" for r in records) for records in rounds]
     there = [records[-1]["handler"] == "backward" for records in rounds]
     answered = [any(r["handler"] == "backward" for r in records) for records in rounds]
     assert asked == [a and not t for a, t in zip(answered, there, strict=True)]
     assert any(asked)
+
+
+def test_an_average_waits_for_nobody_who_is_at_work() -> None:
+    """A slow client that was served late, and is in the middle of its next batch, is not asked for its half."""
+    _, simulator = run(4, SLOW, local_steps=16, cut_deadline=0.12, late="serve", average_every=16, gamma=0.0)
+    found = handlers(simulator, CLIENTS - 1)
+    assert "backward" in found
+    mine = [r for r in simulator.timeline if r["client"] == CLIENTS - 1]
+    assert all(r["start"] == r["sent"] for r in mine if r["handler"] == "hand_in")
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
