@@ -102,12 +102,28 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     ),
     "cse_fsl": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=3, interval=2, momentum=0.5),
     "cse_fsl, deadline": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=2, round_deadline=0.06),
+    "fsl_sage": lambda s: ALGORITHMS["fsl_sage"](
+        stack=s,
+        lr=0.3,
+        local_steps=3,
+        interval=2,
+        align_every=2,
+        buffer=10,
+        align_epochs=3,
+        align_batch=4,
+        momentum=0.5,
+    ),
+    "fsl_sage, copied, deadline": lambda s: ALGORITHMS["fsl_sage"](
+        stack=s, lr=0.3, head="copied:blocks=1", local_steps=2, align_epochs=2, cohort=4, round_deadline=0.06
+    ),
 }
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
 PER_CLIENT = {
     "cse_fsl",
     "cse_fsl, deadline",
+    "fsl_sage",
+    "fsl_sage, copied, deadline",
     "sglr",
     "sglr, rows, sum, deadline",
     "sl",
@@ -140,6 +156,8 @@ QUICK = {
     "locsplitfed, copied, deadline",
     "cse_fsl",
     "cse_fsl, deadline",
+    "fsl_sage",
+    "fsl_sage, copied, deadline",
     "sglr, rows, sum, deadline",
     "psl, pooled, quorum",
     "psl, deadline",

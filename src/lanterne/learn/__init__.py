@@ -3,6 +3,7 @@
 from lanterne.learn.aggregate import Update, coverage_mean, coverage_sum, polynomial_staleness
 from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, momentum_step, sgd_step, velocity_bytes
 from lanterne.learn.graphs import Graphs
+from lanterne.learn.imitation import imitation_gradient, input_gradient
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import Loss, cross_entropy
 from lanterne.learn.optimiser import Optimiser, Slots
@@ -23,6 +24,8 @@ __all__ = [
     "coverage_mean",
     "coverage_sum",
     "cross_entropy",
+    "imitation_gradient",
+    "input_gradient",
     "inputs_at",
     "local_sgd",
     "mean_gradient",

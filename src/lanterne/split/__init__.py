@@ -1,6 +1,6 @@
 """What split methods share: both halves of a cut model, exchanges across the cut, and who is waited for."""
 
-from lanterne.split.halves import SLOTS, TRAFFIC, Exchange, Halves
+from lanterne.split.halves import SLOTS, TRAFFIC, Answer, Arrays, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
 from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
 from lanterne.split.one_server import OneServer
@@ -9,6 +9,8 @@ from lanterne.split.parts import client_part, joined, server_part
 __all__ = [
     "SLOTS",
     "TRAFFIC",
+    "Answer",
+    "Arrays",
     "Exchange",
     "Halves",
     "LocalLossMethod",
