@@ -253,6 +253,16 @@ def test_19_an_alignment_costs_the_server_its_products() -> None:
     assert not [r for r in simulator.timeline if r["handler"] == "align" and r["round"] == 2]
 
 
+def test_19_a_client_neither_computes_nor_holds_gradients_of_its_head() -> None:
+    """Its parameters count once in its memory, those of the blocks twice; of the head's two products one is forward."""
+    _, simulator, problem = run(rounds=1)
+    method: FSLSAGE = make()(problem.stack)
+    batch = method.batches(0, range(2), {}, 0.0)[1]
+    head, lower = method.networks["head"].size, 2 * 6 * 5
+    assert simulator.pricing.memory(batch.passes, 0).static == 8 * (2 * EDGE + head)
+    assert simulator.pricing.work(batch.passes).total == problem.batch * (2 * lower + 2 * 2 * 5 * 3)
+
+
 def test_19_clients_wait_for_the_server_at_an_alignment_alone() -> None:
     """Item 11: round 2, without one, takes the clients as long as ever, however slow the server."""
     spans: dict[int, list[float]] = {1: [], 2: []}
