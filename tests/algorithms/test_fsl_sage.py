@@ -254,13 +254,13 @@ def test_19_an_alignment_costs_the_server_its_products() -> None:
 
 
 def test_19_a_client_neither_computes_nor_holds_gradients_of_its_head() -> None:
-    """Its parameters count once in its memory, those of the blocks twice; of the head's two products one is forward."""
-    _, simulator, problem = run(rounds=1)
-    method: FSLSAGE = make()(problem.stack)
+    """Its parameters count once in memory, those of the blocks twice; a product there and one back for each layer."""
+    _, simulator, problem = run(rounds=1, head="copied:blocks=2")
+    method: FSLSAGE = make(head="copied:blocks=2")(problem.stack)
     batch = method.batches(0, range(2), {}, 0.0)[1]
-    head, lower = method.networks["head"].size, 2 * 6 * 5
+    head, lower, upper = method.networks["head"].size, 2 * 6 * 5, 2 * (5 * 4 + 4 * 3)
     assert simulator.pricing.memory(batch.passes, 0).static == 8 * (2 * EDGE + head)
-    assert simulator.pricing.work(batch.passes).total == problem.batch * (2 * lower + 2 * 2 * 5 * 3)
+    assert simulator.pricing.work(batch.passes).total == problem.batch * (2 * lower + 2 * upper)
 
 
 def test_19_clients_wait_for_the_server_at_an_alignment_alone() -> None:
@@ -322,10 +322,10 @@ def test_a_client_is_aligned_when_it_first_comes_and_every_l_rounds_of_its_own()
         assert len(expected) > 1
 
 
-@pytest.mark.parametrize("flops", [1e3, 1e4])
-def test_a_round_that_ends_before_its_alignments(flops: float) -> None:
+@pytest.mark.parametrize(("flops", "machines"), [(1e3, None), (1e4, None), (1e3, 1)])
+def test_a_round_that_ends_before_its_alignments(flops: float, machines: int | None) -> None:
     """The server has stepped and stored, and the next alignment's price counts what is stored; no client has a head."""
-    problem, fleet = tiny_problem(CLIENTS), Fleet([DEVICE] * CLIENTS, server=Server(flops=flops))
+    problem, fleet = tiny_problem(CLIENTS), Fleet([DEVICE] * CLIENTS, server=Server(flops, machines))
     algorithm = make(round_deadline=0.3)(problem.stack)
     for executor in (Loop, Audit):
         runner = executor(problem.task, problem.data.x, problem.data.y)
