@@ -158,6 +158,20 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "cyclesl, the pool, deadline": lambda s: ALGORITHMS["cyclesl"](
         stack=s, lr=0.02, optimiser="adam", server_epochs=2, resample=False, cut_deadline=0.03
     ),
+    "fsl_sage": lambda s: ALGORITHMS["fsl_sage"](
+        stack=s,
+        lr=0.3,
+        local_steps=3,
+        interval=2,
+        align_every=2,
+        buffer=10,
+        align_epochs=3,
+        align_batch=4,
+        momentum=0.5,
+    ),
+    "fsl_sage, copied, deadline": lambda s: ALGORITHMS["fsl_sage"](
+        stack=s, lr=0.3, head="copied:blocks=1", local_steps=2, align_epochs=2, cohort=4, round_deadline=0.06
+    ),
 }
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
@@ -172,6 +186,8 @@ PER_CLIENT = {
     "cyclesl, two epochs, resampled, quorum",
     "cyclesl, old",
     "cyclesl, the pool, deadline",
+    "fsl_sage",
+    "fsl_sage, copied, deadline",
     "sglr",
     "sglr, rows, sum, deadline",
     "sl",
@@ -210,6 +226,8 @@ QUICK = {
     "cse_fsl, deadline",
     "cyclesl, two epochs, resampled, quorum",
     "cyclesl, the pool, deadline",
+    "fsl_sage",
+    "fsl_sage, copied, deadline",
     "sglr, rows, sum, deadline",
     "psl, pooled, quorum",
     "psl, deadline",

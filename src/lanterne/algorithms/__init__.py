@@ -11,6 +11,7 @@ from lanterne.algorithms.fedbuff import FedBuff
 from lanterne.algorithms.fednova import FedNova
 from lanterne.algorithms.fedopt import FedOpt
 from lanterne.algorithms.fedprox import FedProx
+from lanterne.algorithms.fsl_sage import FSLSAGE
 from lanterne.algorithms.locfedmix_sl import LocFedMixSL
 from lanterne.algorithms.locsplitfed import LocSplitFed
 from lanterne.algorithms.overselect import OverSelect
@@ -44,11 +45,13 @@ ALGORITHMS: dict[str, type[Any]] = {
     "cse_fsl": CSEFSL,
     "locfedmix_sl": LocFedMixSL,
     "cyclesl": CycleSL,
+    "fsl_sage": FSLSAGE,
 }
 
 __all__ = [
     "ALGORITHMS",
     "CSEFSL",
+    "FSLSAGE",
     "PSL",
     "SGLR",
     "CycleSL",

@@ -3,6 +3,7 @@
 from lanterne.learn.aggregate import Update, coverage_mean, coverage_sum, polynomial_staleness
 from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, momentum_step, sgd_step, velocity_bytes
 from lanterne.learn.graphs import Graphs
+from lanterne.learn.imitation import imitation_gradient, input_gradient
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import Loss, cross_entropy
 from lanterne.learn.mixup import Choice, Mix, Share, draw_mix, mixtures, mixup_gradient, soft
@@ -28,6 +29,8 @@ __all__ = [
     "coverage_sum",
     "cross_entropy",
     "draw_mix",
+    "imitation_gradient",
+    "input_gradient",
     "inputs_at",
     "local_sgd",
     "mean_gradient",

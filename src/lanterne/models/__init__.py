@@ -3,6 +3,7 @@
 from lanterne.models.cost import BlockCost, block_costs, describe
 from lanterne.models.cut import Cut, Part, UCut, find_cut, find_u_cut, legal_cuts
 from lanterne.models.initial import initial_weights
+from lanterne.models.input_costs import InputCost, input_costs
 from lanterne.models.stack import LayerStack
 from lanterne.models.statistics import Statistics, batch_norms, batch_statistics, total_variance, with_statistics
 from lanterne.models.view import ParamView, full, prefix, reached, suffix
@@ -10,6 +11,7 @@ from lanterne.models.view import ParamView, full, prefix, reached, suffix
 __all__ = [
     "BlockCost",
     "Cut",
+    "InputCost",
     "LayerStack",
     "ParamView",
     "Part",
@@ -23,6 +25,7 @@ __all__ = [
     "find_u_cut",
     "full",
     "initial_weights",
+    "input_costs",
     "legal_cuts",
     "prefix",
     "reached",

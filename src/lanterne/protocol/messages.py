@@ -44,9 +44,12 @@ class Pass(NamedTuple):
     `batches` is how many of them go through together, where a server works on the smashed data of several clients.
     `kept` says of a forward pass that what its backward pass needs is kept until that comes with a later request:
     memory that is held while the device waits.
+    `frozen` says of a backward pass that the parameters are held fixed: nothing but the gradient of the pass's own
+    input is computed. A pass of kind `double_backward` comes after a forward and a frozen backward pass over the same
+    blocks, and differentiates the gradient that they gave with respect to the parameters.
     """
 
-    kind: Literal["forward", "backward"]
+    kind: Literal["forward", "backward", "double_backward"]
     first: int
     last: int
     to_input: bool = False
@@ -54,6 +57,7 @@ class Pass(NamedTuple):
     samples: int = 0
     kept: bool = False
     batches: int = 1
+    frozen: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)

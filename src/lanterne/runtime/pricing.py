@@ -13,7 +13,7 @@ from lanterne.budget import Units
 from lanterne.errors import LanterneError, ProtocolError
 from lanterne.fleet import Job, Work
 from lanterne.learn import Task
-from lanterne.models import BlockCost, LayerStack, block_costs
+from lanterne.models import BlockCost, InputCost, LayerStack, block_costs, input_costs
 from lanterne.protocol import Handler, Inbox, Local, Pass, Request
 from lanterne.runtime.call import Signature, signature
 from lanterne.tree import Spec, empty, nbytes, spec_of
@@ -61,6 +61,7 @@ class Pricing:
         self.sample, self.label = (tuple(x.shape[1:]), x.dtype), (tuple(y.shape[1:]), y.dtype)
         self.networks = {"": task.stack, **(networks or {})}
         self._costs: dict[str, tuple[BlockCost, ...]] = {}
+        self._input_costs: dict[str, tuple[InputCost, ...]] = {}
         self._work: dict[tuple[Pass, ...], Work] = {}
         self._memory: dict[tuple[Pass, ...], Memory] = {}
         self._replies: dict[Signature, Reply] = {}
@@ -75,7 +76,8 @@ class Pricing:
         """The units of some passes, each priced for all of its samples.
 
         The backward unit of block `b` is its parameters' gradient and the input gradient of block `b + 1`, through
-        which it is reached: a pass that stops after any unit has cost exactly the units before it.
+        which it is reached: a pass that stops after any unit has cost exactly the units before it. Where the parameters
+        are frozen it is the gradient of the block's input alone.
 
         Raises:
             ProtocolError: for a pass over a network or blocks that are not there.
@@ -88,9 +90,12 @@ class Pricing:
             for p in key:
                 costs, samples = self._blocks(p), p.batches * (p.samples or self.batch)
                 starts += [b == 0 and p.kind == "forward" for b in range(len(costs))]
-                backward += [p.kind == "backward"] * len(costs)
+                backward += [p.kind != "forward"] * len(costs)
                 if p.kind == "forward":
                     flops += [c.forward * samples for c in costs]
+                    continue
+                if p.frozen or p.kind == "double_backward":
+                    flops += [spent * samples for spent in self._input_work(p)]
                     continue
                 for b in reversed(range(len(costs))):
                     through = costs[b + 1].input_gradient if b + 1 < len(costs) else 0.0
@@ -98,6 +103,15 @@ class Pricing:
                     flops.append((costs[b].weight_gradient + through + onward) * samples)
             self._work[key] = Work(tuple(flops), tuple(backward), tuple(starts))
         return self._work[key]
+
+    def _input_work(self, p: Pass) -> list[float]:
+        """FLOPs per sample of a frozen or a double backward pass, from the last block to the first."""
+        if p.network not in self._input_costs:
+            self._input_costs[p.network] = input_costs(self.networks[p.network], self.dtype)
+        costs = self._input_costs[p.network][p.first : p.last]
+        if p.kind == "backward":
+            return [c.backward for c in reversed(costs)]
+        return [c.double + (c.onward if b else 0.0) for b, c in reversed(list(enumerate(costs)))]
 
     def _blocks(self, p: Pass) -> tuple[BlockCost, ...]:
         if p.network not in self.networks:
@@ -118,12 +132,13 @@ class Pricing:
         key = tuple(passes)
         if key not in self._memory:
             touched = {(p.network, b) for p in key for b in range(p.first, p.last)}
-            trained = {(p.network, b) for p in key if p.kind == "backward" or p.kept for b in range(p.first, p.last)}
+            training = [p for p in key if not p.frozen and (p.kind != "forward" or p.kept)]
+            trained = {(p.network, b) for p in training for b in range(p.first, p.last)}
             static = sum(self.costs(network)[b].parameters for blocks in (touched, trained) for network, b in blocks)
             working = 0
             for p in key:
                 costs = self._blocks(p)
-                if p.kind == "backward" or p.kept:
+                if p.kind != "forward" or p.kept:
                     held = sum(c.saved for c in costs)
                 else:
                     outputs = [0, *(c.output for c in costs)]

@@ -1,6 +1,6 @@
 """What split methods share: both halves of a cut model, exchanges across the cut, and who is waited for."""
 
-from lanterne.split.halves import SLOTS, TRAFFIC, Exchange, Halves
+from lanterne.split.halves import SLOTS, TRAFFIC, Answer, Arrays, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
 from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
 from lanterne.split.mixing import SERVER, LateComer, MixingMethod
@@ -12,6 +12,8 @@ __all__ = [
     "SERVER",
     "SLOTS",
     "TRAFFIC",
+    "Answer",
+    "Arrays",
     "Exchange",
     "Halves",
     "LateComer",
