@@ -102,10 +102,30 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     ),
     "cse_fsl": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=3, interval=2, momentum=0.5),
     "cse_fsl, deadline": lambda s: ALGORITHMS["cse_fsl"](stack=s, lr=0.3, local_steps=2, round_deadline=0.06),
+    "gas": lambda s: ALGORITHMS["gas"](stack=s, lr=0.3, activation_buffer=3, model_buffer=2, local_steps=2),
+    "gas, full, everything": lambda s: ALGORITHMS["gas"](
+        stack=s,
+        lr=0.3,
+        momentum=0.5,
+        activation_buffer=2,
+        model_buffer=3,
+        cohort=4,
+        covariance="full",
+        generated=5,
+        weighting="exponential",
+        decay=True,
+        weights="equal",
+    ),
+    "gas, nothing generated": lambda s: ALGORITHMS["gas"](
+        stack=s, lr=0.02, cut=2, optimiser="adam", activation_buffer=1, model_buffer=1, generated=0, local_steps=2
+    ),
 }
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
 PER_CLIENT = {
+    "gas",
+    "gas, full, everything",
+    "gas, nothing generated",
     "cse_fsl",
     "cse_fsl, deadline",
     "sglr",
@@ -137,6 +157,9 @@ PER_CLIENT = {
 # Methods whose result depends on who is quick, or that a tiny deadline cuts off: not to be compared with the real
 # clock.
 QUICK = {
+    "gas",
+    "gas, full, everything",
+    "gas, nothing generated",
     "locsplitfed, copied, deadline",
     "cse_fsl",
     "cse_fsl, deadline",

@@ -10,6 +10,7 @@ from lanterne.algorithms.fedbuff import FedBuff
 from lanterne.algorithms.fednova import FedNova
 from lanterne.algorithms.fedopt import FedOpt
 from lanterne.algorithms.fedprox import FedProx
+from lanterne.algorithms.gas import GAS
 from lanterne.algorithms.locsplitfed import LocSplitFed
 from lanterne.algorithms.overselect import OverSelect
 from lanterne.algorithms.psl import PSL
@@ -40,11 +41,13 @@ ALGORITHMS: dict[str, type[Any]] = {
     "splitfed_v2": SplitFedV2,
     "locsplitfed": LocSplitFed,
     "cse_fsl": CSEFSL,
+    "gas": GAS,
 }
 
 __all__ = [
     "ALGORITHMS",
     "CSEFSL",
+    "GAS",
     "PSL",
     "SGLR",
     "Drop",

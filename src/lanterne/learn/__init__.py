@@ -4,32 +4,42 @@ from lanterne.learn.aggregate import Update, coverage_mean, coverage_sum, polyno
 from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, momentum_step, sgd_step, velocity_bytes
 from lanterne.learn.graphs import Graphs
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
-from lanterne.learn.losses import Loss, cross_entropy
+from lanterne.learn.losses import NO_LABEL, Loss, cross_entropy, logit_adjusted
+from lanterne.learn.moments import Moments, absorb, drawn, no_moments, topped_up
+from lanterne.learn.noise import normal
 from lanterne.learn.optimiser import Optimiser, Slots
 from lanterne.learn.recorded import Recordings
 from lanterne.learn.stepwise import stepwise_sgd
 from lanterne.learn.task import Task
 
 __all__ = [
+    "NO_LABEL",
     "Correction",
     "Graphs",
     "Loss",
+    "Moments",
     "Optimiser",
     "Recordings",
     "Slots",
     "Task",
     "Update",
+    "absorb",
     "budgeted_sgd",
     "coverage_mean",
     "coverage_sum",
     "cross_entropy",
+    "drawn",
     "inputs_at",
     "local_sgd",
+    "logit_adjusted",
     "mean_gradient",
     "momentum_step",
+    "no_moments",
+    "normal",
     "polynomial_staleness",
     "sgd_step",
     "stepwise_sgd",
+    "topped_up",
     "truncated_gradient",
     "velocity_bytes",
 ]

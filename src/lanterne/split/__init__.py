@@ -1,5 +1,6 @@
 """What split methods share: both halves of a cut model, exchanges across the cut, and who is waited for."""
 
+from lanterne.split.buffered import BufferedServer, scaled
 from lanterne.split.halves import SLOTS, TRAFFIC, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
 from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
@@ -9,6 +10,7 @@ from lanterne.split.parts import client_part, joined, server_part
 __all__ = [
     "SLOTS",
     "TRAFFIC",
+    "BufferedServer",
     "Exchange",
     "Halves",
     "LocalLossMethod",
@@ -19,5 +21,6 @@ __all__ = [
     "UShapedMethod",
     "client_part",
     "joined",
+    "scaled",
     "server_part",
 ]
