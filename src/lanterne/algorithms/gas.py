@@ -93,9 +93,7 @@ class GAS(SplitMethod):
     cohort: Annotated[int | None, Field(ge=1, description="C, clients at work at once; all by default")] = None
     activation_buffer: Annotated[int, Field(ge=1, description="Q_s, uploads per server step")] = 10
     model_buffer: Annotated[int, Field(ge=1, description="Q_c, clients' models per average")] = 10
-    weights: Annotated[Literal["samples", "equal"], Field(description="of the clients' models in the average")] = (
-        "samples"
-    )
+    weights: Annotated[Literal["samples", "equal"], Field(description="of the models in the average")] = "samples"
     generated: Annotated[
         int | None, Field(ge=0, description="rows up to which each label is topped up; a batch by default, 0 is none")
     ] = None
@@ -127,9 +125,7 @@ class GAS(SplitMethod):
     def server(self) -> BufferedServer:
         """The server's half, its buffer and its moments."""
         labels, full = self.stack.output_shape[0], self.covariance == "full"
-        return BufferedServer(
-            self.halves, self.at, self.activation_buffer, labels, self._width, self.generated, full, _SERVER
-        )
+        return BufferedServer(self.halves, self.at, self.activation_buffer, labels, self._width, self.generated, full)
 
     @property
     def networks(self) -> dict[str, LayerStack]:
@@ -162,7 +158,10 @@ class GAS(SplitMethod):
         return State(client_part(self.stack, self.place, w), server_part(self.stack, self.place, w))
 
     def round(self, state: State, cohort: Cohort) -> Program[State]:
-        """Answer what arrives until Q_c models have; what is under way stays. Without models it ends, too."""
+        """Answer what arrives until Q_c models have, and what is under way stays.
+
+        It ends as well when nobody can be heard any more, and when more visits than there are clients broke off.
+        """
         if not state.begun:
             yield Dispatch([self.server.begins(state.server)])
         state, version, turn, lost = replace(state, begun=True), state.version, 0, 0
@@ -170,8 +169,9 @@ class GAS(SplitMethod):
             state = yield from self._invite(state, cohort, fold(cohort.key, turn))
             turn += 1
             replies = (yield Gather(First(1))) or []
-            gone = {r.request.to for r in replies if not r.usable}
-            state, lost = replace(state, busy=tuple(c for c in state.busy if c not in gone)), lost + len(gone)
+            gone = {r.request.to: r.request for r in replies if not r.usable}
+            state = replace(state, busy=tuple(c for c in state.busy if c not in gone))
+            lost += sum(q.handler == "backward" or q.batches.start > q.note[1] for q in gone.values())
             for reply in usable(replies):
                 if reply.request.handler == "forward":
                     state = yield from self._upload(state, reply)
@@ -206,7 +206,7 @@ class GAS(SplitMethod):
         if self.logit_adjustment:
             seen = torch.bincount(labels, minlength=self.stack.output_shape[0])
             known = {**known, client: seen + known[client] if client in known else seen}
-            arrays["prior"] = (known[client] / known[client].sum()).to(smashed.dtype)
+            arrays["prior"] = known[client].to(smashed.dtype) / known[client].sum()
         if self.generated != 0:
             weight = self.log_weight(version, done)
             arrays["log_weight"] = torch.tensor(weight, dtype=torch.float64, device=labels.device)
@@ -229,9 +229,9 @@ class GAS(SplitMethod):
 
     def _model(self, state: State, cohort: Cohort, reply: Reply) -> State:
         """Put a client's model into the buffer; a full one becomes the next version."""
-        client, half = reply.request.to, reply["half"]
+        client, half, count = reply.request.to, reply["half"], state.count + 1
         weight = client_weight(cohort, client, self.weights)
-        total, count = state.weight + weight, state.count + 1
+        total = state.weight + weight
         models = half if state.models is None else torch.lerp(state.models, half, weight / total)
         state = replace(state, busy=tuple(c for c in state.busy if c != client))
         if count < self.model_buffer:
