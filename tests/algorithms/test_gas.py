@@ -20,6 +20,7 @@ from lanterne.errors import ModelError
 from lanterne.experiment.checkpoint import decode, encode, state_classes
 from lanterne.fleet import Device, Fleet, Server
 from lanterne.models import LayerStack
+from lanterne.protocol import Dispatch, Gather, Reply, Request
 from lanterne.runtime import Loop, Simulator, restore, snapshot
 from lanterne.testing import simulate, tiny_cnn, tiny_problem, uneven_fleet
 from lanterne.testing.problems import tiny_mlp
@@ -164,12 +165,40 @@ def test_21_the_average_of_equal_models_is_that_model_and_no_model_changes_nothi
     assert torch.equal(w, problem.w)
 
 
-def test_21_a_round_ends_when_visits_only_fail() -> None:
-    """Devices that are there for an upload and never for a model: the server learns, no version comes, no hang."""
-    problem, fleet = tiny_problem(), uneven_fleet(available=((0.0, 0.02),), period=0.05)
-    heard, _ = overhear(lambda s: GAS(stack=s, lr=0.3, local_steps=40, activation_buffer=1), problem, fleet, 2)
-    assert all(r.state.version == 0 for r in heard)
-    assert torch.equal(heard[-1].state.client, problem.w[:EDGE])
+class Fickle:
+    """A cohort and a world of two clients that upload, and go away before they hand in."""
+
+    population, key, round, clients = 2, 0, 0, (0, 1)
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def sample(self, n: int | None, key: int) -> tuple[int, ...]:
+        return self.clients
+
+    def replies(self) -> list[Reply]:
+        """One upload, and that nobody who was to hand in has."""
+        up = next(q for q in self.asked if q.handler == "forward")
+        back = [q for q in self.asked if q.handler == "backward"]
+        self.asked = [q for q in self.asked if q.handler == "forward" and q is not up]
+        arrays = {"smashed": torch.ones(BATCH, WIDTH), "labels": torch.zeros(BATCH, dtype=torch.int64)}
+        return [*(Reply(q, 0.0, "lost", {}) for q in back), Reply(up, 0.0, "complete", arrays)]
+
+
+def test_21_a_round_ends_when_visits_only_break_off() -> None:
+    problem, world = tiny_problem(2), Fickle()
+    gas = GAS(stack=problem.stack)
+    program: Any = gas.round(gas.init(problem.w), world)  # type: ignore[arg-type]
+    effect = next(program)
+    for _ in range(100):
+        if isinstance(effect, Dispatch):
+            world.asked += effect.requests
+        try:
+            effect = program.send(world.replies() if isinstance(effect, Gather) else None)
+        except StopIteration as stop:
+            assert stop.value.version == 0
+            return
+    raise AssertionError("The round does not end.")
 
 
 # ---------------------------------------------------------------------------------------------------- costs
