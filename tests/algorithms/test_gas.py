@@ -190,15 +190,12 @@ def test_21_a_round_ends_when_visits_only_break_off() -> None:
     gas = GAS(stack=problem.stack)
     program: Any = gas.round(gas.init(problem.w), world)  # type: ignore[arg-type]
     effect = next(program)
-    for _ in range(100):
-        if isinstance(effect, Dispatch):
-            world.asked += effect.requests
-        try:
+    with pytest.raises(StopIteration) as stop:
+        for _ in range(100):
+            if isinstance(effect, Dispatch):
+                world.asked += effect.requests
             effect = program.send(world.replies() if isinstance(effect, Gather) else None)
-        except StopIteration as stop:
-            assert stop.value.version == 0
-            return
-    raise AssertionError("The round does not end.")
+    assert stop.value.value.version == 0
 
 
 # ---------------------------------------------------------------------------------------------------- costs
