@@ -172,6 +172,23 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "fsl_sage, copied, deadline": lambda s: ALGORITHMS["fsl_sage"](
         stack=s, lr=0.3, head="copied:blocks=1", local_steps=2, align_epochs=2, cohort=4, round_deadline=0.06
     ),
+    "gas": lambda s: ALGORITHMS["gas"](stack=s, lr=0.3, activation_buffer=3, model_buffer=2, local_steps=2),
+    "gas, full, everything": lambda s: ALGORITHMS["gas"](
+        stack=s,
+        lr=0.3,
+        momentum=0.5,
+        activation_buffer=2,
+        model_buffer=3,
+        cohort=4,
+        covariance="full",
+        generated=5,
+        weighting="exponential",
+        decay=True,
+        weights="equal",
+    ),
+    "gas, nothing generated": lambda s: ALGORITHMS["gas"](
+        stack=s, lr=0.02, cut=2, optimiser="adam", activation_buffer=1, model_buffer=1, generated=0, local_steps=2
+    ),
 }
 # Rules that divide by all, or correct for empty rounds, on purpose; work that differs between clients; a server whose
 # steps are as many as there are clients, and clients that keep their own models.
@@ -180,6 +197,9 @@ PER_CLIENT = {
     "locfedmix_sl, no decoder, rounds",
     "locfedmix_sl, deadline, late ones served",
     "locfedmix_sl, quorum, late ones mixed",
+    "gas",
+    "gas, full, everything",
+    "gas, nothing generated",
     "cse_fsl",
     "cse_fsl, deadline",
     "cyclesl",
@@ -221,6 +241,9 @@ QUICK = {
     "locfedmix_sl, no decoder, rounds",
     "locfedmix_sl, deadline, late ones served",
     "locfedmix_sl, quorum, late ones mixed",
+    "gas",
+    "gas, full, everything",
+    "gas, nothing generated",
     "locsplitfed, copied, deadline",
     "cse_fsl",
     "cse_fsl, deadline",

@@ -12,6 +12,7 @@ from lanterne.algorithms.fednova import FedNova
 from lanterne.algorithms.fedopt import FedOpt
 from lanterne.algorithms.fedprox import FedProx
 from lanterne.algorithms.fsl_sage import FSLSAGE
+from lanterne.algorithms.gas import GAS
 from lanterne.algorithms.locfedmix_sl import LocFedMixSL
 from lanterne.algorithms.locsplitfed import LocSplitFed
 from lanterne.algorithms.overselect import OverSelect
@@ -46,12 +47,14 @@ ALGORITHMS: dict[str, type[Any]] = {
     "locfedmix_sl": LocFedMixSL,
     "cyclesl": CycleSL,
     "fsl_sage": FSLSAGE,
+    "gas": GAS,
 }
 
 __all__ = [
     "ALGORITHMS",
     "CSEFSL",
     "FSLSAGE",
+    "GAS",
     "PSL",
     "SGLR",
     "CycleSL",

@@ -5,42 +5,52 @@ from lanterne.learn.first_order import Correction, local_sgd, mean_gradient, mom
 from lanterne.learn.graphs import Graphs
 from lanterne.learn.imitation import imitation_gradient, input_gradient
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
-from lanterne.learn.losses import Loss, cross_entropy
+from lanterne.learn.losses import NO_LABEL, Loss, cross_entropy, logit_adjusted
 from lanterne.learn.mixup import Choice, Mix, Share, draw_mix, mixtures, mixup_gradient, soft
+from lanterne.learn.moments import Moments, absorb, drawn, no_moments, topped_up
+from lanterne.learn.noise import normal
 from lanterne.learn.optimiser import Optimiser, Slots
 from lanterne.learn.recorded import Recordings
 from lanterne.learn.stepwise import stepwise_sgd
 from lanterne.learn.task import Task
 
 __all__ = [
+    "NO_LABEL",
     "Choice",
     "Correction",
     "Graphs",
     "Loss",
     "Mix",
+    "Moments",
     "Optimiser",
     "Recordings",
     "Share",
     "Slots",
     "Task",
     "Update",
+    "absorb",
     "budgeted_sgd",
     "coverage_mean",
     "coverage_sum",
     "cross_entropy",
     "draw_mix",
+    "drawn",
     "imitation_gradient",
     "input_gradient",
     "inputs_at",
     "local_sgd",
+    "logit_adjusted",
     "mean_gradient",
     "mixtures",
     "mixup_gradient",
     "momentum_step",
+    "no_moments",
+    "normal",
     "polynomial_staleness",
     "sgd_step",
     "soft",
     "stepwise_sgd",
+    "topped_up",
     "truncated_gradient",
     "velocity_bytes",
 ]

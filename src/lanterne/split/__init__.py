@@ -1,5 +1,6 @@
 """What split methods share: both halves of a cut model, exchanges across the cut, and who is waited for."""
 
+from lanterne.split.buffered import BufferedServer, scaled
 from lanterne.split.halves import SLOTS, TRAFFIC, Answer, Arrays, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
 from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
@@ -14,6 +15,7 @@ __all__ = [
     "TRAFFIC",
     "Answer",
     "Arrays",
+    "BufferedServer",
     "Exchange",
     "Halves",
     "LateComer",
@@ -28,5 +30,6 @@ __all__ = [
     "UShapedMethod",
     "client_part",
     "joined",
+    "scaled",
     "server_part",
 ]
