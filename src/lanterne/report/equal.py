@@ -18,7 +18,7 @@ from lanterne.report.summary import Stat, by_label, stat_of
 from lanterne.report.units import percent, quantity
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 
@@ -73,7 +73,7 @@ def accuracy_at(cell: CellRecords, price: Price, budget: float) -> float:
     return number(within[-1], "accuracy") if within else math.nan
 
 
-def equal_table(entry: Equal, width: int = 80) -> Table | str:
+def equal_table(entry: Equal, width: int = 80) -> Group | str:
     """Accuracies after equal budgets, for a terminal.
 
     Args:
@@ -81,15 +81,17 @@ def equal_table(entry: Equal, width: int = 80) -> Table | str:
         width: characters of a line.
 
     Returns:
-        What `rich.console.Console.print` takes: a table, or the reason why there is none.
+        What `rich.console.Console.print` takes: a title and a table, or the reason why there is none.
     """
+    from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     if entry["why_not"] is not None:
         return escape(entry["why_not"])
     heads, lines = _texts(entry)
-    result = Table(box=None, title=_title(entry), title_justify="left", padding=(0, 2, 0, 0), header_style="bold")
+    result = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     _, *numbers = zip(heads, *lines, strict=True)
     room = width - sum(max(map(len, column)) + 2 for column in numbers) - 2
     result.add_column(heads[0], overflow="fold", max_width=max(room, len(heads[0])))
@@ -97,7 +99,7 @@ def equal_table(entry: Equal, width: int = 80) -> Table | str:
         result.add_column(head, justify="right", no_wrap=True)
     for line in lines:
         result.add_row(*map(escape, line))
-    return result
+    return Group(Text(_title(entry), style="italic"), result)
 
 
 def equal_markdown(entry: Equal) -> str:

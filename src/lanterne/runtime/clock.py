@@ -15,7 +15,7 @@ import numpy as np
 
 from lanterne.errors import FleetError, ProtocolError
 from lanterne.fleet import Draw, Fleet, timing
-from lanterne.protocol import Direction, Outcome, Output, Pass, category
+from lanterne.protocol import Address, Direction, Outcome, Output, Pass, category
 from lanterne.rng import uniform
 from lanterne.runtime.call import Call, signature
 from lanterne.runtime.ledger import Ledger
@@ -305,6 +305,7 @@ class VirtualClock:
         self.timeline.append({
             "round": call.round + 1,
             "client": to if isinstance(to, int) else f"server:{to[1]}",
+            "machine": self._machine(to),
             "class": self.fleet.devices[to].tier if isinstance(to, int) else "server",
             "handler": call.request.handler,
             "work": _work(call.request.passes),
@@ -318,6 +319,11 @@ class VirtualClock:
             "units": finished(call, self.fleet, stopped),
             "of": len(call.work),
         })  # fmt: skip
+
+    def _machine(self, to: Address) -> int | None:
+        """The machine that works for a server replica; None for a client, and where every replica has its own."""
+        machines = self.fleet.server.machines
+        return to[1] % machines if isinstance(to, tuple) and machines is not None else None
 
     # ------------------------------------------------------------------ shapes
     def in_spec(self, call: Call) -> Spec:

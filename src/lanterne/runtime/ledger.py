@@ -72,7 +72,9 @@ class Ledger(Mapping[Address, Account]):
 
     def __eq__(self, other: object) -> bool:
         """Whether the same addresses have cost the same."""
-        return isinstance(other, Ledger) and self.total == other.total and dict(self) == dict(other)
+        if not isinstance(other, Ledger) or self.unserved.snapshot() != other.unserved.snapshot():
+            return False
+        return self.total == other.total and dict(self) == dict(other)
 
     __hash__ = None  # type: ignore[assignment]
 
