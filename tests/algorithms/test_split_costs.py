@@ -13,7 +13,9 @@ import torch
 
 from lanterne.algorithms import CSEFSL, PSL, FedAvg, LocSplitFed, Scaffold, SequentialSL, SplitFedV1, SplitFedV2
 from lanterne.fleet import Device, Fleet, Server
+from lanterne.protocol import Dispatch, Gather, Pass
 from lanterne.runtime import Simulator
+from lanterne.split import client_part
 from lanterne.testing import Problem, simulate, tiny_problem, uneven_fleet
 
 CLIENTS, STEPS, AT, BATCH = 4, 2, 1, 4
@@ -254,6 +256,36 @@ def test_23_under_a_u_the_server_keeps_its_own_forward_pass() -> None:
     costs = simulator.pricing.costs()
     assert simulator.ledger.unserved.peak == CLIENTS * BATCH * max(costs[0].output, costs[1].saved + costs[1].output)
     assert simulator.ledger.unserved.now == 0
+
+
+class Forgetful(PSL):
+    """A server that asks for everybody's smashed data and does nothing with them."""
+
+    def round(self, state: Any, cohort: Any) -> Any:
+        half = {"w": client_part(self.stack, self.place, state.w)}
+        ups = [self.halves.exchange(c, ("server", 0), 0, self.place, client_half=half).forward for c in cohort.clients]
+        yield Dispatch(ups)
+        yield Gather(of=ups)
+        return replace(state, round=state.round + 1)
+
+
+def test_23_what_the_server_never_works_on_is_given_up_at_the_end_of_the_round() -> None:
+    problem, fleet = tiny_problem(CLIENTS), Fleet([DEVICE] * CLIENTS, server=SERVER)
+    _, simulator = simulate(lambda s: Forgetful(stack=s, cut=AT), problem, fleet, 2)
+    p = Prices(problem, simulator)
+    assert simulator.ledger.unserved.peak == CLIENTS * (p.smashed + p.labels)
+    assert simulator.ledger.unserved.now == 0
+
+
+def test_samples_enter_with_the_first_block_of_the_model() -> None:
+    """After how many units each forward pass from the first block has ended; heads, tails and backward are none."""
+    problem = tiny_problem(CLIENTS)
+    _, simulator = simulate(lambda s: LocSplitFed(stack=s, cut=AT), problem, Fleet([DEVICE] * CLIENTS), 1)
+    forwards = simulator.pricing.forwards
+    assert forwards([Pass("forward", 0, 3), Pass("backward", 0, 3)] * 2) == (3, 9)
+    assert forwards([Pass("forward", 0, 1), Pass("forward", 0, 1, network="head"), Pass("backward", 0, 1)]) == (1,)
+    assert forwards([Pass("forward", 2, 3), Pass("backward", 2, 3)]) == ()
+    assert forwards([Pass("backward", 0, 1)]) == ()
 
 
 def test_nothing_is_held_where_nobody_waits() -> None:
