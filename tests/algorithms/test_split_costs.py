@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import permutations, product
 from typing import Any
 
 import pytest
 import torch
 
-from lanterne.algorithms import PSL, SequentialSL, SplitFedV1, SplitFedV2
+from lanterne.algorithms import CSEFSL, PSL, FedAvg, LocSplitFed, Scaffold, SequentialSL, SplitFedV1, SplitFedV2
 from lanterne.fleet import Device, Fleet, Server
+from lanterne.protocol import Dispatch, Gather, Pass
 from lanterne.runtime import Simulator
+from lanterne.split import client_part
 from lanterne.testing import Problem, simulate, tiny_problem, uneven_fleet
 
 CLIENTS, STEPS, AT, BATCH = 4, 2, 1, 4
@@ -181,20 +184,139 @@ def test_23_labels_stay_at_home_under_a_u() -> None:
 
 
 def test_23_split_learning_sends_less_than_federated_learning_for_few_samples() -> None:
-    """Section 6: for each client and epoch iff `n_i q < |w_s|`, all counted in bytes and without labels."""
-    problem = tiny_problem(CLIENTS)
+    """Section 6: of each client and epoch iff `n_i q < |w_s|`, in bytes and without labels, by both methods' books."""
+    problem, fleet, found = tiny_problem(CLIENTS), Fleet([DEVICE] * CLIENTS, server=SERVER), set()
+    for at, steps in product((1, 2), (1, 2, 4, 8)):
+        split, federated = (
+            simulate(lambda s, m=method: m(stack=s), problem, fleet, 1)[1].ledger  # type: ignore[misc]
+            for method in (partial(SplitFedV1, cut=at, local_steps=steps), partial(FedAvg, local_steps=steps))
+        )
+        _, simulator, _ = once("psl", fleet)
+        q = simulator.pricing.costs()[at - 1].output
+        upper = 8 * (problem.stack.size - problem.stack.edges[at])
+        for client in range(CLIENTS):
+            less = sum(split[client].bytes.values()) - split[client].bytes["labels_up"]
+            more = sum(federated[client].bytes.values())
+            assert (less < more) == (steps * BATCH * q < upper), (at, steps, client)
+            found.add(less < more)
+    assert found == {True, False}
+
+
+def test_23_what_each_method_moves() -> None:
+    """Section 6: PSL moves no weights once everybody has begun, SL only hands over, local losses have no gradient."""
     fleet = Fleet([DEVICE] * CLIENTS, server=SERVER)
-    for at in (1, 2):
-        for steps in (1, 2, 4, 8):
-            _, simulator = simulate(
-                lambda s, a=at, k=steps: SplitFedV1(stack=s, cut=a, local_steps=k), problem, fleet, 1
-            )
-            books = simulator.ledger.total.bytes
-            split = sum(books.values()) - books["labels_up"]
-            federated = CLIENTS * 2 * 8 * problem.stack.size
-            q = simulator.pricing.costs()[at - 1].output
-            upper = 8 * (problem.stack.size - problem.stack.edges[at])
-            assert (split < federated) == (steps * BATCH * q < upper), (at, steps)
+    cut = {"act_up", "labels_up"}
+    moved = {
+        "sl": {*cut, "grad_down", "handoff"},
+        "psl": {*cut, "grad_down"},
+        "splitfed_v1": {*cut, "grad_down", "model_down", "model_up"},
+        "splitfed_v2": {*cut, "grad_down", "model_down", "model_up"},
+        "locsplitfed": {*cut, "model_down", "model_up", "aux_down", "aux_up"},
+        "cse_fsl": {*cut, "model_down", "model_up", "aux_down", "aux_up"},
+    }
+    for name, expected in moved.items():
+        books = [rounds(name, fleet, n).ledger.total.bytes for n in (1, 2)]
+        assert set(books[1] - books[0]) == expected, name
+
+
+def rounds(name: str, fleet: Fleet, n: int, **options: Any) -> Simulator:
+    problem = tiny_problem(len(fleet))
+    kind = {**METHODS, "locsplitfed": LocSplitFed, "cse_fsl": CSEFSL}[name]
+    return simulate(lambda s: kind(stack=s, cut=AT, lr=0.1, local_steps=STEPS, **options), problem, fleet, n)[1]
+
+
+@pytest.mark.parametrize("machines", [None, 1])
+def test_23_memory_held_across_the_cut_has_closed_forms(machines: int | None) -> None:
+    """A client keeps what its forward pass saved; the server holds one upload in SL, and everybody's where all work."""
+    fleet = Fleet([DEVICE] * CLIENTS, server=replace(SERVER, machines=machines))
+    for name in METHODS:
+        simulator = rounds(name, fleet, 2)
+        p, books = Prices(tiny_problem(CLIENTS), simulator), simulator.ledger
+        kept = BATCH * sum(c.saved for c in simulator.pricing.costs()[:AT])
+        assert [books[c].held for c in range(CLIENTS)] == [kept] * CLIENTS, name
+        assert books.total.held == kept > 0
+        upload = p.smashed + p.labels
+        assert books.unserved.peak == (upload if name == "sl" else CLIENTS * upload), name
+        assert books.unserved.now == 0
+
+
+def test_23_a_quorum_bounds_what_the_server_holds() -> None:
+    """Two fast clients are served and gone before the slow ones arrive, whose uploads nobody waits for."""
+    fleet = Fleet([replace(DEVICE, flops=DEVICE.flops / (1 + 99 * (c > 1))) for c in range(CLIENTS)], server=SERVER)
+    simulator = rounds("psl", fleet, 2, quorum=2)
+    p = Prices(tiny_problem(CLIENTS), simulator)
+    assert simulator.ledger.unserved.peak == 2 * (p.smashed + p.labels)
+    assert simulator.ledger.unserved.now == 0
+
+
+def test_23_under_a_u_the_server_keeps_its_own_forward_pass() -> None:
+    """The body's saved tensors wait for the gradient from the tail, and with it come to the peak where that is more."""
+    fleet, problem = Fleet([DEVICE] * CLIENTS, server=SERVER), tiny_problem(CLIENTS)
+    _, simulator = simulate(lambda s: SplitFedV1(stack=s, cut=1, tail=2, lr=0.1), problem, fleet, 1)
+    costs = simulator.pricing.costs()
+    assert simulator.ledger.unserved.peak == CLIENTS * BATCH * max(costs[0].output, costs[1].saved + costs[1].output)
+    assert simulator.ledger.unserved.now == 0
+
+
+class Forgetful(PSL):
+    """A server that asks for everybody's smashed data and does nothing with them."""
+
+    def round(self, state: Any, cohort: Any) -> Any:
+        half = {"w": client_part(self.stack, self.place, state.w)}
+        ups = [self.halves.exchange(c, ("server", 0), 0, self.place, client_half=half).forward for c in cohort.clients]
+        yield Dispatch(ups)
+        yield Gather(of=ups)
+        return replace(state, round=state.round + 1)
+
+
+def test_23_what_the_server_never_works_on_is_given_up_at_the_end_of_the_round() -> None:
+    problem, fleet = tiny_problem(CLIENTS), Fleet([DEVICE] * CLIENTS, server=SERVER)
+    _, simulator = simulate(lambda s: Forgetful(stack=s, cut=AT), problem, fleet, 2)
+    p = Prices(problem, simulator)
+    assert simulator.ledger.unserved.peak == CLIENTS * (p.smashed + p.labels)
+    assert simulator.ledger.unserved.now == 0
+
+
+def test_samples_enter_with_the_first_block_of_the_model() -> None:
+    """After how many units each forward pass from the first block has ended; heads, tails and backward are none."""
+    problem = tiny_problem(CLIENTS)
+    _, simulator = simulate(lambda s: LocSplitFed(stack=s, cut=AT), problem, Fleet([DEVICE] * CLIENTS), 1)
+    forwards = simulator.pricing.forwards
+    assert forwards([Pass("forward", 0, 3), Pass("backward", 0, 3)] * 2) == (3, 9)
+    assert forwards([Pass("forward", 0, 1), Pass("forward", 0, 1, network="head"), Pass("backward", 0, 1)]) == (1,)
+    assert forwards([Pass("forward", 2, 3), Pass("backward", 2, 3)]) == ()
+    assert forwards([Pass("backward", 0, 1)]) == ()
+
+
+def test_nothing_is_held_where_nobody_waits() -> None:
+    """Local losses go forward and backward in one: a client keeps nothing for later, the server holds what comes."""
+    fleet = Fleet([DEVICE] * CLIENTS, server=SERVER)
+    for name in ("locsplitfed", "cse_fsl"):
+        books = rounds(name, fleet, 1).ledger
+        assert books.total.held == 0 < books.unserved.peak
+
+
+def test_samples_are_those_that_went_forward() -> None:
+    """Every method sees the same samples in a round, in one request a batch or three, with a head or without."""
+    fleet = Fleet([DEVICE] * CLIENTS, server=SERVER)
+    for name in (*METHODS, "locsplitfed", "cse_fsl"):
+        books = rounds(name, fleet, 3).ledger
+        assert [books[c].samples for c in range(CLIENTS)] == [3 * STEPS * BATCH] * CLIENTS, name
+        assert books.total.samples == 3 * CLIENTS * STEPS * BATCH
+    u = rounds("splitfed_v1", fleet, 3, tail=2)
+    assert u.ledger.total.samples == 3 * CLIENTS * STEPS * BATCH
+    problem = tiny_problem(CLIENTS)
+    for kind, options in ((FedAvg, {}), (Scaffold, {"control": "gradient"}), (Scaffold, {"control": "path"})):
+        _, simulator = simulate(lambda s, k=kind, o=options: k(stack=s, local_steps=STEPS, **o), problem, fleet, 3)  # type: ignore[misc]
+        assert simulator.ledger.total.samples == 3 * CLIENTS * STEPS * BATCH
+
+
+def test_samples_whose_forward_pass_was_cut_off_do_not_count() -> None:
+    """The sleeper never gets through its first block by the deadline at the cut, the others do, and are counted."""
+    fleet = Fleet([replace(DEVICE, flops=1e2), *[DEVICE] * (CLIENTS - 1)], server=SERVER)
+    books = rounds("psl", fleet, 2, cut_deadline=2.0).ledger
+    assert books[0].samples == 0 == books[0].held
+    assert books.total.samples == 2 * (CLIENTS - 1) * STEPS * BATCH
 
 
 def test_memory_is_held_across_the_cut() -> None:

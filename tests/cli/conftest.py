@@ -63,6 +63,7 @@ class Experiment:
                 "algorithm": label, "seed": seed, "round": at, "virtual_seconds": 0.5 * at, "wall_seconds": 0.1 * at,
                 "accuracy": None if gone else at / (at + 1), "loss": None if gone else 1 / (at + 1),
                 "bytes_up": 10 * at, "bytes_down": 20 * at, "bytes": {"model_up": 10 * at, "model_down": 20 * at},
+                "samples_trained": 8 * at,
                 "replies": {"complete": 2, "partial": 9}, "late": list(range(9)) if at else [],
             }  # fmt: skip
             with rows.open("a") as file:

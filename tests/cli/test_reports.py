@@ -36,6 +36,27 @@ def test_compare_as_table_json_and_markdown(lanterne_command: Command) -> None:
 
 
 @pytest.mark.usefixtures("runs")
+def test_compare_at_equal_budgets(lanterne_command: Command) -> None:
+    """All three by default; one where it is asked for; a run of an earlier version is told apart from a bad wish."""
+    table = lanterne_command("compare", "a", "b").out
+    heads = [f"Accuracy % at equal {name}" for name in ("virtual time", "bytes sent, up and down", "samples trained")]
+    assert [line for line in map(str.strip, table.splitlines()) if line in heads] == heads
+    found = json.loads(lanterne_command("compare", "a", "b", "--at", "samples", "--format", "json").out)["equal"]
+    assert [(entry["at"], entry["why_not"]) for entry in found] == [("samples", None)]
+    assert list(found[0]["accuracy"]) == ["a/salf", "a/drop", "b/salf", "b/drop"]
+    text = lanterne_command("compare", "a", "b", "--at", "time", "--format", "markdown").out
+    assert text.count("Accuracy % at equal") == 1
+    for rows in Path("a").rglob("rows.jsonl"):
+        rows.write_text(rows.read_text().replace('"samples_trained"', '"other"'))
+    old = lanterne_command("compare", "a", "b")
+    assert old.status == 0
+    assert "rows without samples_trained" in " ".join(old.out.split())
+    refused = lanterne_command("compare", "a", "b", "--at", "samples")
+    assert (refused.status, refused.out) == (2, "")
+    assert "samples_trained" in refused.err
+
+
+@pytest.mark.usefixtures("runs")
 def test_compare_draws_when_asked(lanterne_command: Command) -> None:
     found = json.loads(lanterne_command("compare", "a", "b", "--out", "pictures", "--format", "json").out)
     assert found["plots"]
@@ -63,6 +84,7 @@ def test_plot(lanterne_command: Command) -> None:
         (["compare", "a", "--target", "80"], "0.8"),
         (["compare", "a", "--target", "much"], "--target"),
         (["compare", "a", "--format", "html"], "markdown"),
+        (["compare", "a", "--at", "rounds"], "samples"),
         (["plot", "nowhere"], "nowhere"),
         (["plot", "a", "--as", "gif"], "png"),
         (["plot", "a", "--format", "markdown"], "json"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 MODEL = 400_000
+BATCH = 32
 Row = dict[str, Any]
 
 
@@ -115,6 +116,7 @@ def write_cell(
         "wasted_seconds": 0.0,
         "flops": 0.0,
         "flops_wasted": 0.0,
+        "samples_trained": 0,
     }
     rows: list[Row] = []
     timeline: list[Row] = []
@@ -124,6 +126,7 @@ def write_cell(
             spent = request["arrived"] - request["start"]
             total["busy_seconds"] += spent
             total["flops"] += 1e9 * request["units"]
+            total["samples_trained"] += BATCH
             total["wasted_seconds"] += spent * (request["outcome"] == "cancelled")
             total["flops_wasted"] += 1e9 * request["units"] * (request["outcome"] == "cancelled")
             total["bytes_down"] += int(model)

@@ -55,7 +55,7 @@ def test_the_default_target_is_common_to_all_runs(make_run) -> None:
 def test_runs_are_drawn_together(make_run, tmp_path: Path) -> None:
     paths = [make_run("a $x^", algorithms=["salf"], rounds=3), make_run("試", algorithms=["salf", "drop"], rounds=3)]
     written = plot_compare(paths, tmp_path / "out", formats=("svg",))
-    assert written == [tmp_path / "out" / "accuracy.svg", tmp_path / "out" / "classes.svg"]
+    assert written == [tmp_path / "out" / f"{name}.svg" for name in ("accuracy", "classes", "equal")]
 
 
 def test_a_run_is_not_compared_with_itself(demo: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lanterne.errors import ConfigError, RunError
-from lanterne.report import classes, curves, load_run, plot_run, style, timeline
+from lanterne.report import classes, curves, equal_curves, load_run, plot_run, style, timeline
 from lanterne.report.lanes import Bar, Lane, choose, last_second, merged, read, shares, window
 
 # The runs whose pictures must be readable: the demo, and everything that can be odd about a run.
@@ -69,7 +69,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Text]:
 
 def figures(path: Path) -> Iterator[Figure]:
     cells = [cell for cell in load_run(path).cells if cell.rows]
-    for module in (curves, classes, timeline):
+    for module in (curves, classes, timeline, equal_curves):
         with style.sheet():
             figure = module.figure(cells)
         if figure is not None:

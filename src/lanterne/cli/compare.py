@@ -11,6 +11,14 @@ import typer
 from lanterne.cli.output import console, say, say_json
 
 
+class At(StrEnum):
+    """At equal budgets of what methods are compared."""
+
+    time = "time"
+    bytes = "bytes"
+    samples = "samples"
+
+
 class CompareFormat(StrEnum):
     """How the comparison is printed."""
 
@@ -27,25 +35,35 @@ def compare(
             "--target", metavar="ACCURACY", help="Also how soon this accuracy was reached, as 0.8; may be repeated."
         ),
     ] = None,
+    at: Annotated[
+        list[At] | None,
+        typer.Option("--at", help="Accuracy at equal virtual time, bytes or samples; may be repeated; all by default."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also draw pictures into this folder.")] = None,
     format: Annotated[CompareFormat, typer.Option("--format", help="How the result is printed.")] = CompareFormat.table,
 ) -> None:
-    """Compare the methods of one or several runs: accuracy, for whom, how soon, and at what price."""
+    """Compare methods of one or several runs: accuracy, for whom, how soon, at what price; at equal budgets."""
     from lanterne.report import compare as compared
-    from lanterne.report import markdown, plot_compare, table
+    from lanterne.report import equal_markdown, equal_table, markdown, plot_compare, table
 
-    found = compared(runs, target or ())
+    found = compared(runs, target or (), [kind.value for kind in at] if at else None)
     pictures = [] if out is None else plot_compare(runs, out)
     if format is CompareFormat.json:
         say_json({**found, "plots": pictures})
         return
     if format is CompareFormat.markdown:
         say(markdown(found["algorithms"]).rstrip())
+        for entry in found["equal"]:
+            say("\n" + equal_markdown(entry).rstrip())
         for line in _differences(found):
             say(f"\n* {line}")
         return
     terminal = console()
     terminal.print(table(found["algorithms"], terminal.width))
+    for entry in found["equal"]:
+        terminal.print()
+        terminal.print(equal_table(entry, terminal.width), soft_wrap=entry["why_not"] is not None)
+    terminal.print()
     for line in (*_differences(found), *map(str, pictures)):
         terminal.print(line, markup=False, soft_wrap=True)
 

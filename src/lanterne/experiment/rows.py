@@ -37,6 +37,7 @@ def make_row(
         "bytes_up": total.up,
         "bytes_down": total.down,
         "bytes": dict(sorted(total.bytes.items())),
+        "samples_trained": total.samples,
         "flops": total.flops,
         "flops_wasted": total.flops_wasted,
         "busy_seconds": total.busy,
@@ -44,6 +45,8 @@ def make_row(
         "idle_seconds": max(len(simulator.fleet) * simulator.now - total.busy, 0.0),
         "memory_static": total.static,
         "memory_working": total.working,
+        "memory_held": total.held,
+        "memory_held_server": simulator.ledger.unserved.peak,
         "replies": {name: outcomes.get(name, 0) for name in _OUTCOMES},
         "late": _late(records),
     }
@@ -76,6 +79,7 @@ def make_clients(simulator: Simulator) -> list[dict[str, Any]]:
             "class": simulator.fleet.devices[client].tier,
             "samples": simulator.streams.samples(client),
             "bytes": dict(sorted(account.bytes.items())),
+            "samples_trained": account.samples,
             "flops": account.flops,
             "flops_wasted": account.flops_wasted,
             "busy_seconds": account.busy,
@@ -83,6 +87,7 @@ def make_clients(simulator: Simulator) -> list[dict[str, Any]]:
             "idle_seconds": max(simulator.now - account.busy, 0.0),
             "memory_static": account.static,
             "memory_working": account.working,
+            "memory_held": account.held,
         }
         for client, account in clients
     ]

@@ -11,6 +11,7 @@ From a run to its table and its pictures:
 from __future__ import annotations
 
 from lanterne.report.compare import compare, plot_compare
+from lanterne.report.equal import Equal, equal, equal_markdown, equal_table
 from lanterne.report.plots import plot_cells, plot_run
 from lanterne.report.records import CellRecords, RunRecords, load_run, load_runs
 from lanterne.report.summary import Reached, Stat, Summary, default_target, summarise
@@ -18,6 +19,7 @@ from lanterne.report.tables import as_json, markdown, table
 
 __all__ = [
     "CellRecords",
+    "Equal",
     "Reached",
     "RunRecords",
     "Stat",
@@ -25,6 +27,9 @@ __all__ = [
     "as_json",
     "compare",
     "default_target",
+    "equal",
+    "equal_markdown",
+    "equal_table",
     "load_run",
     "load_runs",
     "markdown",

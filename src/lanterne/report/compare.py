@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lanterne.report.equal import equal
 from lanterne.report.plots import plot_cells
+from lanterne.report.prices import At
 from lanterne.report.records import CellRecords, RunRecords, load_runs
 from lanterne.report.summary import summarise
 from lanterne.report.tables import as_json
 
 
-def compare(paths: Iterable[str | Path], targets: Sequence[float] = ()) -> dict[str, Any]:
+def compare(
+    paths: Iterable[str | Path], targets: Sequence[float] = (), at: Sequence[At] | None = None
+) -> dict[str, Any]:
     """All algorithms of several runs, and in what the runs themselves differ.
 
     A label that occurs in more than one run gets its run's name in front: `demo/salf`.
@@ -21,29 +25,36 @@ def compare(paths: Iterable[str | Path], targets: Sequence[float] = ()) -> dict[
     Args:
         paths: run directories, none twice.
         targets: accuracies between 0 and 1, beside the default one, which is computed over all runs.
+        at: of `time`, `bytes` and `samples`: at equal budgets of what accuracies are compared; by default of each that
+            all runs know.
 
     Returns:
         A JSON object: `runs` (name, path, algorithms), `differences` (each setting that the runs do not share, with
         its value by run; null where a run lacks it), `targets` and `algorithms` as in `as_json`; the latter are what
-        `table` and `markdown` take.
+        `table` and `markdown` take; and `equal`, as `equal` returns it.
 
     Raises:
-        ConfigError: a directory that is missing, damaged or no run, or a target that is no accuracy.
+        ConfigError: a directory that is missing, damaged or no run, a target that is no accuracy, or a budget that was
+            asked for and that a run does not know.
     """
     runs = load_runs(paths)
     names = _names(runs)
+    cells = _merged(names, runs)
     return {
         "runs": [
             {"name": name, "path": str(run.path), "algorithms": list(dict.fromkeys(cell.label for cell in run.cells))}
             for name, run in zip(names, runs, strict=True)
         ],
         "differences": _differences(names, runs),
-        **as_json(summarise(_merged(names, runs), targets)),
+        **as_json(summarise(cells, targets)),
+        "equal": equal(cells, at),
     }
 
 
 def plot_compare(paths: Iterable[str | Path], out: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Draw accuracy and device classes over several runs; a timeline belongs to one fleet, and so to one run.
+    """Draw accuracy, device classes and accuracy at equal budgets over several runs.
+
+    A timeline belongs to one fleet, and so to one run.
 
     Args:
         paths: run directories, none twice.
@@ -58,7 +69,7 @@ def plot_compare(paths: Iterable[str | Path], out: str | Path, formats: Sequence
         RunError: a file could not be written.
     """
     runs = load_runs(paths)
-    return plot_cells(_merged(_names(runs), runs), Path(out), formats, ("accuracy", "classes"))
+    return plot_cells(_merged(_names(runs), runs), Path(out), formats, ("accuracy", "classes", "equal"))
 
 
 def _names(runs: Sequence[RunRecords]) -> list[str]:

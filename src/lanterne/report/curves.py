@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from lanterne.report import style
-from lanterne.report.jsonl import Record
+from lanterne.report.prices import BYTES, ROUNDS, TIME, Price
 from lanterne.report.records import CellRecords, number
-from lanterne.report.summary import by_label, sent
-from lanterne.report.units import Kind, log_ticks, unit, unit_name
+from lanterne.report.summary import by_label
+from lanterne.report.units import log_ticks, unit, unit_name
 
 _LEFT, _RIGHT, _GAP, _HEIGHT = 0.62, 0.2, 0.3, 2.5
 _LOG_RATIO = 4.0
@@ -24,18 +23,7 @@ _GRID = 400
 _LEAST_RANGE = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Panel:
-    kind: Kind
-    name: str
-    of: Callable[[Record], float]
-
-
-_PANELS = (
-    _Panel("seconds", "virtual time", lambda row: number(row, "virtual_seconds")),
-    _Panel("count", "rounds", lambda row: number(row, "round")),
-    _Panel("bytes", "bytes sent, up and down", sent),
-)
+_PANELS = (TIME, ROUNDS, BYTES)
 _Curve = tuple["np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]"]
 
 
@@ -52,7 +40,7 @@ def figure(cells: Sequence[CellRecords]) -> Figure:
     groups = by_label(cells)
     looks = style.colours(list(groups))
     made = style.canvas(1.0)
-    legend = style.legend(made, *_legend(groups, looks), _LEFT, 0.12)
+    legend = style.legend(made, *entries(groups, looks), _LEFT, 0.12)
     made.set_size_inches(style.WIDTH, 0.12 + legend + 0.16 + _HEIGHT + 0.55)
     style.place(made, made.legends[0], _LEFT, 0.12)
 
@@ -71,7 +59,13 @@ def figure(cells: Sequence[CellRecords]) -> Figure:
     return made
 
 
-def _legend(groups: dict[str, list[CellRecords]], looks: dict[str, style.Look]) -> tuple[list[Line2D], list[str]]:
+def entries(groups: dict[str, list[CellRecords]], looks: dict[str, style.Look]) -> tuple[list[Line2D], list[str]]:
+    """The legend: a line and a name for each algorithm, with what has become of its seeds.
+
+    Args:
+        groups: the cells of each algorithm.
+        looks: of each, from `style.colours`.
+    """
     handles = [Line2D([], [], color=colour, linestyle=dash, linewidth=2.2) for colour, dash in looks.values()]
     names = []
     for label, cells in groups.items():
@@ -88,7 +82,7 @@ def _legend(groups: dict[str, list[CellRecords]], looks: dict[str, style.Look]) 
     return handles, names
 
 
-def _draw(axes: Axes, panel: _Panel, groups: dict[str, list[CellRecords]], looks: dict[str, style.Look]) -> None:
+def _draw(axes: Axes, panel: Price, groups: dict[str, list[CellRecords]], looks: dict[str, style.Look]) -> None:
     curves = {label: [_curve(cell, panel) for cell in cells] for label, cells in groups.items()}
     every = [curve for found in curves.values() for curve in found if len(curve[0])]
     complete = [
@@ -119,10 +113,10 @@ def _draw(axes: Axes, panel: _Panel, groups: dict[str, list[CellRecords]], looks
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.8 if several else 1.6, zorder=4 + rank / 100)
             axes.plot(x[-1], y[-1], marker="o", color=colour, markersize=5.5, markeredgecolor="white",
                       markeredgewidth=0.6, zorder=5)  # fmt: skip
-    _scale(axes, panel, low, largest)
+    scale(axes, panel, low, largest)
 
 
-def _curve(cell: CellRecords, panel: _Panel) -> _Curve:
+def _curve(cell: CellRecords, panel: Price) -> _Curve:
     """Where a cell was, in base units, and its accuracy there in per cent; rows that lack one of them are left out."""
     points = [(panel.of(row), 100 * number(row, "accuracy")) for row in cell.rows]
     known = np.array([point for point in points if not any(map(math.isnan, point))], dtype=np.float64).reshape(-1, 2)
@@ -142,8 +136,15 @@ def _mean(curves: Sequence[_Curve]) -> _Curve | None:
     return grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
 
 
-def _scale(axes: Axes, panel: _Panel, low: float, largest: float) -> None:
-    """Limits, ticks and the name of the horizontal axis, which is logarithmic from `low` on unless that is 0."""
+def scale(axes: Axes, panel: Price, low: float, largest: float) -> None:
+    """Limits, ticks and the name of the horizontal axis.
+
+    Args:
+        axes: whose.
+        panel: what it measures.
+        low: where a logarithmic axis begins; 0 for a linear one.
+        largest: the last value that is drawn.
+    """
     size, symbol = unit(panel.kind, largest)
     if low:
         high = largest * 1.25

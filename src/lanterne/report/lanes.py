@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lanterne.report.jsonl import Record
 from lanterne.report.records import CellRecords, number
@@ -21,7 +21,10 @@ _SLACK = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One settled request, in virtual seconds, cut at the end of the window."""
+    """One settled request, in virtual seconds, cut at the end of the window.
+
+    `work` is `forward`, `backward`, `both` or `none`: the way it went through blocks.
+    """
 
     lane: Address
     start: float
@@ -29,6 +32,7 @@ class Bar:
     computed: float
     arrived: float
     outcome: str
+    work: str = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,14 @@ class Excerpt:
     Attributes:
         bars: the requests that began in it.
         groups: the device class of every address that they name.
+        waits: the lanes, and from when to when, in which a client waited for what comes back across the cut.
         ends: the virtual second at which each round ended, as far as rows or the requests of the next round tell.
     """
 
     bars: list[Bar]
     groups: dict[Address, str]
     ends: dict[int, float]
+    waits: list[tuple[Address, float, float]] = field(default_factory=list)
 
 
 def window(cells: Sequence[CellRecords]) -> float:
@@ -97,11 +103,23 @@ def read(cell: CellRecords, until: float) -> Excerpt:
     bars: list[Bar] = []
     groups: dict[Address, str] = {}
     begun: dict[int, float] = {}
+    waits: list[tuple[Address, float, float]] = []
+    forward: dict[Address, float] = {}
     for record in cell.timeline():
         start, arrived = number(record, "start"), number(record, "arrived")
-        if math.isnan(start) or math.isnan(arrived) or start >= until:
+        if math.isnan(start) or math.isnan(arrived):
             continue
-        address, sent, at = record["client"], number(record, "sent"), number(record, "round")
+        address, work = _lane(record), str(record.get("work") or "both")
+        since = forward.pop(address, until)
+        if since < until and work in ("backward", "both"):
+            waits.append((address, since, min(start, until)))
+        if start >= until:
+            continue
+        # Under a U-shaped cut the tail's pass, in both directions, comes between the head's two.
+        done = record.get("outcome") == "complete" and not str(address).startswith(SERVER)
+        if done and (work == "forward" or (work == "both" and since < until)):
+            forward[address] = arrived
+        sent, at = number(record, "sent"), number(record, "round")
         if not math.isnan(sent) and at > 1:
             begun[int(at)] = min(sent, begun.get(int(at), math.inf))
         groups.setdefault(address, _group(address, record))
@@ -110,9 +128,11 @@ def read(cell: CellRecords, until: float) -> Excerpt:
         downloaded = min(max(_or(number(record, "downloaded"), stopped), start), stopped)
         computed = min(max(_or(number(record, "computed"), stopped), downloaded), stopped)
         outcome = str(record.get("outcome", "complete"))
-        bars.append(Bar(address, start, min(downloaded, until), min(computed, until), min(stopped, until), outcome))
+        bars.append(
+            Bar(address, start, min(downloaded, until), min(computed, until), min(stopped, until), outcome, work)
+        )
     ends = {at - 1: seconds for at, seconds in begun.items()} | dict(round_ends(cell))
-    return Excerpt(bars, groups, dict(sorted(ends.items())))
+    return Excerpt(bars, groups, dict(sorted(ends.items())), waits)
 
 
 def shares(bars: Iterable[Bar], lanes: Sequence[Lane], end: float) -> tuple[float, float]:
@@ -201,6 +221,13 @@ def merged(spans: Iterable[tuple[float, float]]) -> Iterator[tuple[float, float]
         held = start, end
     if held:
         yield held
+
+
+def _lane(record: Record) -> Address:
+    """A client, a server replica, or the machine on which replicas take turns."""
+    client: Address = record["client"]
+    machine = record.get("machine")
+    return client if machine is None else f"{SERVER} machine:{machine}"
 
 
 def _group(address: Address, record: Record) -> str:

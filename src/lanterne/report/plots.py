@@ -9,7 +9,7 @@ from typing import Literal
 from lanterne.errors import ConfigError, nearest
 from lanterne.report.records import CellRecords, load_run
 
-Picture = Literal["accuracy", "classes", "timeline"]
+Picture = Literal["accuracy", "classes", "timeline", "equal"]
 PICTURES: tuple[Picture, ...] = ("accuracy", "classes", "timeline")
 FORMATS = ("png", "svg", "pdf")
 
@@ -45,7 +45,7 @@ def plot_cells(
         cells: what to draw; those without rows are left out.
         out: the folder for the pictures; made if absent.
         formats: of `FORMATS`.
-        pictures: of `PICTURES`.
+        pictures: of `PICTURES`, or `equal`, which is of use where methods are compared.
 
     Returns:
         The files, in the order in which they were written.
@@ -62,9 +62,14 @@ def plot_cells(
         raise ConfigError("There is nothing to draw: no cell has a row yet. Let the run evaluate a round first.")
 
     # Matplotlib takes most of a second to import, which only those who draw should pay.
-    from lanterne.report import classes, curves, style, timeline
+    from lanterne.report import classes, curves, equal_curves, style, timeline
 
-    draw = {"accuracy": curves.figure, "classes": classes.figure, "timeline": timeline.figure}
+    draw = {
+        "accuracy": curves.figure,
+        "classes": classes.figure,
+        "timeline": timeline.figure,
+        "equal": equal_curves.figure,
+    }
     written = []
     with style.sheet():
         for picture in pictures:

@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from lanterne.errors import ConfigError
 from lanterne.report.jsonl import Record
+from lanterne.report.prices import sent
 from lanterne.report.records import CellRecords, number
 
 _DEFAULT_SHARE = 0.9
@@ -60,7 +61,10 @@ class Summary(TypedDict):
     bytes_down: Stat
     bytes: Stat
     bytes_by_category: dict[str, Stat]
+    samples_trained: Stat
     flops: Stat
+    memory_held: Stat
+    memory_held_server: Stat
     wasted_share: Stat
     idle_share: Stat
     replies: dict[str, float]
@@ -117,11 +121,6 @@ def default_target(cells: Iterable[CellRecords]) -> float | None:
     return math.floor(max(known) * _DEFAULT_SHARE * 1000) / 1000 if known else None
 
 
-def sent(record: Record) -> float:
-    """All bytes on the network up to a row, or in a result: up and down."""
-    return number(record, "bytes_up") + number(record, "bytes_down")
-
-
 def classes_of(cells: Iterable[CellRecords]) -> list[str]:
     """The device classes that rows report on, in the order in which they are reported."""
     return list(dict.fromkeys(name for cell in cells for name in _part(_last(cell), "accuracy_by_class")))
@@ -133,7 +132,7 @@ def _summary(label: str, cells: Sequence[CellRecords], targets: Sequence[float])
 
     def stats(key: str, names: Iterable[str]) -> dict[str, Stat]:
         parts = [_part(_last(cell), key) for cell in cells]
-        return {name: _describe(number(part, name) for part in parts) for name in names}
+        return {name: stat_of([number(part, name) for part in parts]) for name in names}
 
     categories = dict.fromkeys(name for cell in cells for name in _part(_last(cell), "bytes"))
     return Summary(
@@ -153,7 +152,10 @@ def _summary(label: str, cells: Sequence[CellRecords], targets: Sequence[float])
         bytes_down=stat("bytes_down"),
         bytes=_stat(cells, lambda cell: sent(_last(cell))),
         bytes_by_category=stats("bytes", categories),
+        samples_trained=stat("samples_trained"),
         flops=stat("flops"),
+        memory_held=stat("memory_held"),
+        memory_held_server=stat("memory_held_server"),
         wasted_share=_stat(cells, _wasted),
         idle_share=_stat(cells, _idle),
         replies=_replies(cells),
@@ -218,18 +220,32 @@ def _reached(cells: Sequence[CellRecords], target: float) -> Reached:
         accuracy=target,
         reached=len(rows),
         seeds=len(cells),
-        virtual_seconds=_describe(number(row, "virtual_seconds") for row in counted),
-        bytes=_describe(sent(row) for row in counted),
-        rounds=_describe(number(row, "round") for row in counted),
+        virtual_seconds=stat_of([number(row, "virtual_seconds") for row in counted]),
+        bytes=stat_of([sent(row) for row in counted]),
+        rounds=stat_of([number(row, "round") for row in counted]),
     )
 
 
 def _stat(cells: Iterable[CellRecords], of: Callable[[CellRecords], float]) -> Stat:
-    return _describe(of(cell) for cell in cells)
+    return stat_of([of(cell) for cell in cells])
 
 
-def _describe(values: Iterable[float]) -> Stat:
+def stat_of(values: Sequence[float], *, every: bool = False) -> Stat:
+    """Mean and deviation of a quantity over seeds.
+
+    Args:
+        values: one for each seed; NaN where it is not known.
+        every: whether nothing is said unless every seed knows it: a mean over the lucky ones would flatter.
+
+    Examples:
+        >>> stat_of([0.25, 0.75, math.nan])["mean"]
+        0.5
+        >>> stat_of([0.25, 0.75, math.nan], every=True)
+        {'mean': None, 'std': None, 'n': 0}
+    """
     known = [value for value in values if math.isfinite(value)]
+    if every and len(known) < len(values):
+        known = []
     return Stat(
         mean=fmean(known) if known else None,
         std=stdev(known) if len(known) > 1 else None,

@@ -145,7 +145,10 @@ def _columns(summaries: Sequence[Summary]) -> list[_Column]:
         column(7, "bytes", lambda entry: _quantity("bytes", entry["bytes"])),
         column(13, "up", lambda entry: _quantity("bytes", entry["bytes_up"])),
         column(13, "down", lambda entry: _quantity("bytes", entry["bytes_down"])),
+        column(13, "samples trained", lambda entry: _quantity("count", entry["samples_trained"])),
         column(8, "wasted %", lambda entry: percent(entry["wasted_share"]["mean"])),
+        column(14, "held across the cut: client", lambda entry: _held(entry["memory_held"])),
+        column(14, "server", lambda entry: _held(entry["memory_held_server"])),
     ]
     for position, target in enumerate(targets):
         text = f"{percent(target)} %"
@@ -179,6 +182,11 @@ def _percent(stat: Stat) -> str:
 
 def _quantity(kind: Kind, stat: Stat) -> str:
     return "-" if stat["mean"] is None else quantity(kind, stat["mean"])
+
+
+def _held(stat: Stat) -> str:
+    """Memory held across a cut: most methods have none."""
+    return _quantity("bytes", stat) if stat["mean"] else "-"
 
 
 def _notes(summaries: Sequence[Summary]) -> list[str]:

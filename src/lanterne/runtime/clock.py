@@ -15,7 +15,7 @@ import numpy as np
 
 from lanterne.errors import FleetError, ProtocolError
 from lanterne.fleet import Draw, Fleet, timing
-from lanterne.protocol import Direction, Outcome, Output, category
+from lanterne.protocol import Address, Direction, Outcome, Output, Pass, category
 from lanterne.rng import uniform
 from lanterne.runtime.call import Call, signature
 from lanterne.runtime.ledger import Ledger
@@ -23,6 +23,7 @@ from lanterne.runtime.numerics import Numerics
 from lanterne.runtime.pricing import Pricing
 from lanterne.runtime.progress import Spent, finished, received, sent, spent
 from lanterne.runtime.server_memory import ServerMemory
+from lanterne.runtime.unserved import ACROSS
 from lanterne.tree import ArraySpec, Spec
 
 _SETTLE, _READY = 0, 1
@@ -175,6 +176,7 @@ class VirtualClock:
         self._book(call, wasted=not call.usable)
         if call.outcome == "partial":
             self.ledger.regret(call.request.to, call.computed - call.useful, 0.0)
+        self._served(call)
         self._record(call, call.arrived)
         if self.memory is not None:
             (self.memory.arrives if isinstance(call.request.to, int) else self.memory.ends)(call)
@@ -197,6 +199,8 @@ class VirtualClock:
         self.ledger.spend(to, *self.spent(call), wasted=wasted)
         if not isinstance(to, int):
             return
+        self._book_samples(to, call)
+        waits = 0
         latency = self.fleet.devices[to].latency
         shares: list[tuple[Direction, Spec, float]] = [
             ("down", call.signature[3] if call.signature else (), received(call, latency, self.now)),
@@ -206,6 +210,44 @@ class VirtualClock:
             for array in arrays if share else ():
                 name = category(array.name, len(array.shape), self.traffic, direction)
                 self.ledger.carry(to, name, direction, int(share * array.nbytes))
+                waits += array.nbytes if name in ACROSS else 0
+        if waits and call.usable and call.stage == "settled":
+            self.ledger.unserved.come(("sent", call.seq), waits)
+
+    def _book_samples(self, client: int, call: Call) -> None:
+        """Enter which samples have gone forward by now, and what is kept of them until the gradient comes."""
+        q, units = call.request, finished(call, self.fleet, min(call.arrived, self.now, call.until))
+        if units == len(call.work) and (kept := self.pricing.kept(q.passes)):
+            self.ledger.keep(client, kept)
+        ends = self.pricing.forwards(q.passes)
+        if ends:
+            done = len(q.batches) * sum(units >= end for end in ends) // len(ends)
+            self.ledger.train(client, call.round, q.batches[:done], self.pricing.batch)
+
+    def _served(self, call: Call) -> None:
+        """A server's work has ended, one way or another: what it took in waits no longer."""
+        if not isinstance(call.request.to, tuple):
+            return
+        unserved, replica = self.ledger.unserved, call.request.to[1]
+        for source in call.sources.values():
+            unserved.gone(("sent", source.seq))
+        if call.stage == "settled" and call.usable and (kept := self.pricing.kept(call.request.passes)):
+            unserved.come(("kept", replica), kept)
+        elif any(p.kind == "backward" for p in call.request.passes):
+            unserved.gone(("kept", replica))
+
+    def end_round(self, open_: Iterable[Call]) -> None:
+        """What came up across the cut and no call is still to take in is given up.
+
+        Args:
+            open_: the calls that have not ended.
+        """
+        keys: set[tuple[str, int]] = set()
+        for call in open_:
+            keys |= {("sent", source.seq) for source in call.sources.values()}
+            if isinstance(call.request.to, tuple):
+                keys.add(("kept", call.request.to[1]))
+        self.ledger.unserved.only(keys)
 
     def settle_lost(self, call: Call) -> list[Call]:
         """What a call was to take in, or the state that it was to find, will never be: it and all after it are lost."""
@@ -216,6 +258,7 @@ class VirtualClock:
                 continue
             c.stage, c.outcome, c.arrived, c.value = "settled", "lost", self.now, {}
             c.state_spec = self.numerics.state_spec(c)
+            self._served(c)
             settled.append(c)
             todo += c.next
             c.next, c.inputs = [], ()
@@ -245,6 +288,7 @@ class VirtualClock:
                 if self.memory is not None and isinstance(c.request.to, tuple):
                     self.memory.stops(c)
             c.stage = "cancelled"
+            self._served(c)
             cancelled.append(c)
             todo += c.next
             inputs = [i for i in c.inputs if i.round == round and (i.consumed or i.request.silent)]
@@ -270,8 +314,10 @@ class VirtualClock:
         self.timeline.append({
             "round": call.round + 1,
             "client": to if isinstance(to, int) else f"server:{to[1]}",
+            "machine": self._machine(to),
             "class": self.fleet.devices[to].tier if isinstance(to, int) else "server",
             "handler": call.request.handler,
+            "work": _work(call.request.passes),
             "sent": call.sent,
             "start": call.start,
             "downloaded": min(call.downloaded, stopped),
@@ -282,6 +328,11 @@ class VirtualClock:
             "units": finished(call, self.fleet, stopped),
             "of": len(call.work),
         })  # fmt: skip
+
+    def _machine(self, to: Address) -> int | None:
+        """The machine that works for a server replica; None for a client, and where every replica has its own."""
+        machines = self.fleet.server.machines
+        return to[1] % machines if isinstance(to, tuple) and machines is not None else None
 
     # ------------------------------------------------------------------ shapes
     def in_spec(self, call: Call) -> Spec:
@@ -296,3 +347,9 @@ class VirtualClock:
             else:
                 spec.append(ArraySpec(name, tuple(array.shape), array.dtype))
         return tuple(spec)
+
+
+def _work(passes: Iterable[Pass]) -> str:
+    """In which direction a request goes through blocks: `forward`, `backward`, `both` or `none`."""
+    kinds = {p.kind for p in passes}
+    return "both" if len(kinds) > 1 else next(iter(kinds), "none")

@@ -64,6 +64,8 @@ class Pricing:
         self._input_costs: dict[str, tuple[InputCost, ...]] = {}
         self._work: dict[tuple[Pass, ...], Work] = {}
         self._memory: dict[tuple[Pass, ...], Memory] = {}
+        self._kept: dict[tuple[Pass, ...], int] = {}
+        self._forwards: dict[tuple[Pass, ...], tuple[int, ...]] = {}
         self._replies: dict[Signature, Reply] = {}
 
     def costs(self, network: str = "") -> tuple[BlockCost, ...]:
@@ -147,6 +149,34 @@ class Pricing:
             self._memory[key] = Memory(static * self.dtype.itemsize, working)
         known = self._memory[key]
         return Memory(known.static + kept, known.working)
+
+    def kept(self, passes: Sequence[Pass]) -> int:
+        """Bytes that the forward passes of a request leave for backward passes that come with a later one."""
+        key = tuple(passes)
+        if key not in self._kept:
+            saved = (
+                sum(c.saved for c in self._blocks(p)) * p.batches * (p.samples or self.batch) for p in key if p.kept
+            )
+            self._kept[key] = sum(saved)
+        return self._kept[key]
+
+    def forwards(self, passes: Sequence[Pass]) -> Sequence[int]:
+        """After how many units each forward pass has gone through what a client begins with: samples enter there.
+
+        A pass over an auxiliary head, or from a cut on, takes in what an earlier pass gave and is none of them.
+        """
+        key = tuple(passes)
+        if key not in self._forwards:
+            units, ends, network = 0, [], None
+            for p in key:
+                units += p.last - p.first
+                if p.kind == "forward" and p.first == 0 and network in (None, p.network):
+                    network = p.network
+                    ends.append(units)
+                elif p.kind == "forward" and network is None:
+                    break
+            self._forwards[key] = tuple(ends)
+        return self._forwards[key]
 
     def footprint(self, request: Request, state: Spec, arrays: Spec) -> Memory:
         """Peak bytes of a request on its device, which keeps the larger of the states before and after.

@@ -128,6 +128,7 @@ class Simulator:
                     self.ledger.regret(call.request.to, seconds - known, flops)
                 self.numerics.forget(call)
         self.calls = {q: c for q, c in self.calls.items() if not c.ended}
+        self.clock.end_round(self.calls.values())
         tails = ((to, c.standing) for to, c in self.tail.items())
         self.tail = {to: c for to, c in tails if c is not None and not c.ended}
         for call in self.calls.values():
