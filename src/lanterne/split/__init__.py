@@ -2,11 +2,12 @@
 
 from lanterne.split.halves import SLOTS, TRAFFIC, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
-from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
+from lanterne.split.method import DEFAULT, ParallelMethod, SplitMethod, UShapedMethod
 from lanterne.split.one_server import OneServer
 from lanterne.split.parts import client_part, joined, server_part
 
 __all__ = [
+    "DEFAULT",
     "SLOTS",
     "TRAFFIC",
     "Exchange",
