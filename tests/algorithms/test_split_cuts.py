@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from algorithms.by_hand import gradient, samples
@@ -39,17 +39,24 @@ def mixed_fleet(clients: int = 6) -> Fleet:
     return replace(fleet, devices=[replace(d, tier=t) for d, t in zip(fleet.devices, tiers, strict=True)])
 
 
-@STACKS
+def four_blocks() -> LayerStack:
+    """Room for two heads in front of a body and a tail."""
+    with torch.device("meta"):
+        widths = [nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)]
+        return LayerStack(nn.Sequential(*widths), (6,))
+
+
 @pytest.mark.parametrize("options", [{"lr": 0.3}, {"lr": 0.1, "momentum": 0.9}], ids=["sgd", "momentum"])
-@pytest.mark.parametrize("tail", [None, 2], ids=["", "U"])
+@pytest.mark.parametrize(
+    ("stack", "tail"), [(tiny_mlp(), None), (tiny_cnn(), None), (four_blocks(), 3)], ids=["mlp", "cnn", "U"]
+)
 def test_4_and_5_v1_is_fedavg_with_a_cut_for_each_class(
     stack: LayerStack, options: dict[str, Any], tail: int | None
 ) -> None:
     problem, fleet = tiny_problem(stack=stack), mixed_fleet()
-    cuts = {"default": 1, "slow": "0"} if tail else CUTS
     expected, _ = simulate(lambda s: FedAvg(stack=s, local_steps=3, **options), problem, fleet, 3)
     found, simulator = simulate(
-        lambda s: SplitFedV1(stack=s, local_steps=3, cut=cuts, tail=tail, **options), problem, fleet, 3
+        lambda s: SplitFedV1(stack=s, local_steps=3, cut=CUTS, tail=tail, **options), problem, fleet, 3
     )
     assert torch.equal(found, expected)
     if not tail:  # what is sent is that of each client's own cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -132,6 +132,9 @@ def test_21_shares_sum_to_one_over_those_who_are_in_time(rule: dict[str, Any]) -
     shares = [q.config["shares"] for q in sent(heard) if q.handler == "serve_all"]
     assert {len(each) for each in shares} != {6}
     assert all(abs(sum(each) - 1) < 1e-12 for each in shares)
+    if "cut_deadline" not in rule:  # nobody late counts for the quorum
+        begun = Counter(q.batches.start for q in sent(heard) if q.handler == "forward")
+        assert [len(each) for each in shares] == [min(rule["quorum"], begun[step]) for step in sorted(begun)]
 
 
 @pytest.mark.parametrize("late", ["drop", "serve"])
