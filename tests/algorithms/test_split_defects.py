@@ -457,8 +457,8 @@ def test_7_2_and_7_4_clients_keep_their_own_momentum(name: str, options: dict[st
 class Crossed(PSL):
     """The gradients go back in the order in which features were not."""
 
-    def _serve(self, arrived: Any, cohort: Any, step: int) -> Any:
-        return super()._serve(arrived[::-1], cohort, step)
+    def _serve(self, arrived: Any, *others: Any) -> Any:
+        return super()._serve(arrived[::-1], *others)
 
 
 @pytest.mark.parametrize("missing", [None, 0, 2])

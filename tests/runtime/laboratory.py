@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lanterne.algorithms import (
+    PSL,
     Drop,
     FedAsync,
     FedAvg,
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[[Any], Any]] = {
     "fedavg": lambda s: FedAvg(stack=s, lr=0.3, local_steps=2, momentum=0.5, keep_momentum=True),
     "drop": lambda s: Drop(stack=s, lr=0.3, deadline=0.05),
     "fedbuff": lambda s: FedBuff(stack=s, lr=0.3, buffer=2, momentum=0.5, keep_momentum=True),
+    "psl": lambda s: PSL(stack=s, lr=0.3, quorum=2, late="serve", momentum=0.5, server_lr=0.1),
     "fedprox": lambda s: FedProx(
         stack=s, lr=0.3, local_steps=3, mu=0.5, deadline=0.025, momentum=0.5, keep_momentum=True
     ),

@@ -79,13 +79,26 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
         stack=s, lr=0.3, cut=2, cut_gradient="pooled", weights="equal", quorum=3, cohort=5
     ),
     "psl, deadline": lambda s: ALGORITHMS["psl"](stack=s, lr=0.3, cut_deadline=0.02, server_lr=0.1),
+    "psl, a cut for each class": lambda s: ALGORITHMS["psl"](
+        stack=s, lr=0.3, cut={"default": 2, "device": 1}, local_steps=2, momentum=0.5
+    ),
+    "psl, quorum, late ones served": lambda s: ALGORITHMS["psl"](
+        stack=s, lr=0.3, quorum=2, local_steps=2, late="serve", momentum=0.5
+    ),
+    "psl, deadline, late ones served": lambda s: ALGORITHMS["psl"](
+        stack=s, lr=0.3, cut_deadline=0.02, late="serve", cohort=4, optimiser="adam", server_lr=0.05
+    ),
     "sglr": lambda s: ALGORITHMS["sglr"](stack=s, lr=0.1, local_steps=2, phi=0.7),
     "sglr, rows, sum, deadline": lambda s: ALGORITHMS["sglr"](
         stack=s, lr=0.05, phi=1.0, average="rows", reduce="sum", alpha=0.5, cut_deadline=0.03, optimiser="adam"
     ),
+    "sglr, quorum, late ones served": lambda s: ALGORITHMS["sglr"](stack=s, lr=0.1, quorum=3, late="serve"),
     "splitfed_v1": lambda s: ALGORITHMS["splitfed_v1"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
     "splitfed_v1, adam, U, deadline": lambda s: ALGORITHMS["splitfed_v1"](
         stack=s, lr=0.01, optimiser="adam", tail=2, local_steps=2, keep_optimiser=True, round_deadline=0.2
+    ),
+    "splitfed_v1, a cut for each class": lambda s: ALGORITHMS["splitfed_v1"](
+        stack=s, lr=0.3, cut={"default": 2, "device": 1}, local_steps=2, momentum=0.5
     ),
     "splitfed_v2": lambda s: ALGORITHMS["splitfed_v2"](stack=s, lr=0.3, local_steps=2, momentum=0.5),
     "splitfed_v2, epochs, U": lambda s: ALGORITHMS["splitfed_v2"](
@@ -95,6 +108,12 @@ VARIANTS: dict[str, Callable[[LayerStack], Any]] = {
     "splitfed_v2, quorum": lambda s: ALGORITHMS["splitfed_v2"](stack=s, lr=0.3, quorum=3, local_steps=3),
     "splitfed_v2, deadlines": lambda s: ALGORITHMS["splitfed_v2"](
         stack=s, lr=0.3, cut_deadline=0.03, local_steps=2, round_deadline=0.1
+    ),
+    "splitfed_v2, quorum, late ones served": lambda s: ALGORITHMS["splitfed_v2"](
+        stack=s, lr=0.3, quorum=2, local_steps=3, late="serve", momentum=0.5
+    ),
+    "splitfed_v2, epochs, deadline, late ones served": lambda s: ALGORITHMS["splitfed_v2"](
+        stack=s, lr=0.3, tail=2, cut_deadline=0.01, local_steps=3, late="serve", order="epochs"
     ),
     "locsplitfed": lambda s: ALGORITHMS["locsplitfed"](stack=s, lr=0.3, local_steps=2),
     "locsplitfed, copied, deadline": lambda s: ALGORITHMS["locsplitfed"](
@@ -200,6 +219,12 @@ PER_CLIENT = {
     "gas",
     "gas, full, everything",
     "gas, nothing generated",
+    "psl, a cut for each class",
+    "psl, quorum, late ones served",
+    "psl, deadline, late ones served",
+    "sglr, quorum, late ones served",
+    "splitfed_v2, quorum, late ones served",
+    "splitfed_v2, epochs, deadline, late ones served",
     "cse_fsl",
     "cse_fsl, deadline",
     "cyclesl",
@@ -244,6 +269,11 @@ QUICK = {
     "gas",
     "gas, full, everything",
     "gas, nothing generated",
+    "psl, quorum, late ones served",
+    "psl, deadline, late ones served",
+    "sglr, quorum, late ones served",
+    "splitfed_v2, quorum, late ones served",
+    "splitfed_v2, epochs, deadline, late ones served",
     "locsplitfed, copied, deadline",
     "cse_fsl",
     "cse_fsl, deadline",

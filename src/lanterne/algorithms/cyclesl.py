@@ -11,7 +11,7 @@ arXiv 2511.18611; from its abstract alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -58,6 +58,8 @@ class CycleSL(OneServer):
         Field(description="cut gradients of the clients' own batches, or of the last epoch's mini-batches"),
     ] = "original"
 
+    one_cut: ClassVar[str] = "mini-batches mix smashed data of different clients"
+
     def __post_init__(self) -> None:
         """Refuse an illegal cut, sizes of mini-batches that are not there, and one that cannot be normalised."""
         super().__post_init__()
@@ -92,9 +94,9 @@ class CycleSL(OneServer):
         draw = generator(fold(cohort.key, "resample", step))
         return {"order": torch.from_numpy(np.stack([draw.permutation(sum(rows)) for _ in range(self.server_epochs)]))}
 
-    def passes(self, rows: Sequence[int]) -> list[Pass]:
+    def passes(self, rows: Sequence[int], cuts: Sequence[int]) -> list[Pass]:
         """The server's steps, and a pass for the cut gradients where no step has them by the way."""
-        at, n, whole = self.at, len(self.stack), super().passes(rows)
+        at, n, whole = self.at, len(self.stack), super().passes(rows, cuts)
         if not self.resample:
             return whole * (self.server_epochs + (self.gradients == "updated"))
         sizes = [last - first for first, last in self.mini_batches(rows)]

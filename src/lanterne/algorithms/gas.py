@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, SkipValidation
@@ -105,6 +105,8 @@ class GAS(SplitMethod):
     growth: Annotated[float, Field(gt=0, allow_inf_nan=False, description="a of s(n)")] = 2.0
     logit_adjustment: Annotated[bool, Field(description="add log P_k to the logits that G_k is taken of")] = True
     decay: Annotated[bool, Field(description="divide both step sizes by sqrt(t), the version counted from 1")] = False
+
+    one_cut: ClassVar[str] = "one buffer takes the smashed data of all clients"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be split by labels, and covariances that do not fit."""

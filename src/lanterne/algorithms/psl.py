@@ -9,6 +9,8 @@ Acceleration for Scalable Split Learning", arXiv 2112.05929, section 2.2, descri
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -19,6 +21,9 @@ from lanterne.split import OneServer
 class PSL(OneServer):
     """Parallel split learning. Clients' halves part, and the model that is judged is each of them with the server's.
 
+    With a cut for each class of devices the server's half begins at the shallowest; whoever holds more is served by
+    what stands behind its own cut.
+
     All of it is what the methods have in common that build on it: `lanterne.split.one_server`.
 
     Examples:
@@ -28,3 +33,5 @@ class PSL(OneServer):
         >>> PSL(stack=LayerStack(net, (4,)), quorum=5).place.at
         1
     """
+
+    one_cut: ClassVar[str] = ""

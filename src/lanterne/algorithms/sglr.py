@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -48,6 +48,8 @@ class SGLR(OneServer):
     reduce: Annotated[Literal["mean", "sum"], Field(description="as the text says, or as equation 15 is printed")] = (
         "mean"
     )
+
+    one_cut: ClassVar[str] = "the gradients at the cut are averaged over clients"
 
     def server_optimiser(self, config: Mapping[str, Any]) -> Optimiser:
         """SplitLr."""

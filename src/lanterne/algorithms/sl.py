@@ -53,6 +53,7 @@ class SequentialSL(UShapedMethod):
     order: Annotated[Literal["random", "ascending"], Field(description="of the clients in a round")] = "random"
 
     traffic: ClassVar[Mapping[str, str]] = {**TRAFFIC, **dict.fromkeys(("w", "half", *SLOTS), "handoff")}
+    one_cut: ClassVar[str] = "a client hands its half on to the next"
 
     def init(self, w: Tensor) -> State:
         """The state before the first round."""

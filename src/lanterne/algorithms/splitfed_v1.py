@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lanterne.budget import Deadlines, of_round
 from lanterne.learn import Update, coverage_mean
-from lanterne.models import full
+from lanterne.models import Cut, UCut, full
 from lanterne.protocol import Cohort, Deadline, Dispatch, Gather, Program, client_weight, usable
 from lanterne.split import Exchange, UShapedMethod, client_part, joined, server_part
 
@@ -37,6 +37,8 @@ class State:
 class SplitFedV1(UShapedMethod):
     """SplitFed with a replica of the server's half for each client: FedAvg, bit for bit, wherever the model is cut.
 
+    A client's replica has the blocks that the client does not hold, so each class of devices may have a cut of its own.
+
     Examples:
         >>> from torch import nn
         >>> from lanterne.models import LayerStack
@@ -49,6 +51,8 @@ class SplitFedV1(UShapedMethod):
     weights: Annotated[Literal["samples", "equal"], Field(description="delta_i of the average")] = "samples"
     round_deadline: Annotated[Deadlines, Field(description="seconds after the invitation; or a list")] = math.inf
 
+    one_cut: ClassVar[str] = ""
+
     @property
     def keeps(self) -> tuple[bool, bool]:
         """Whether the optimisers of clients and of replicas go on where they were in the last round."""
@@ -60,27 +64,25 @@ class SplitFedV1(UShapedMethod):
 
     def round(self, state: State, cohort: Cohort) -> Program[State]:
         """Start every client's chain of exchanges; whose last has not ended by the deadline is in neither average."""
-        invited = cohort.sample(self.cohort, cohort.key)
-        chains = [self._chain(state, client) for client in invited]
+        places = {client: self.place_of(cohort, client) for client in cohort.sample(self.cohort, cohort.key)}
+        chains = [self._chain(state, client, place) for client, place in places.items()]
         yield Dispatch([request for chain in chains for exchange in chain for request in exchange.requests])
         ends = [chain[-1] for chain in chains]
         deadline = Deadline(of_round(self.round_deadline, state.round))
         clients = usable((yield Gather(deadline, [end.backward for end in ends], "cancel")) or [])
         served = {end.backward: end.served for end in ends}
         servers = (yield Gather(of=[served[r.request] for r in clients])) or []
-        updates = [
-            Update(
-                full(self.stack),
-                joined(self.stack, self.place, client["half"], server["half"]) - state.w,
-                client_weight(cohort, client.request.to, self.weights),
-            )
-            for client, server in zip(clients, servers, strict=True)
-        ]
+        updates = []
+        for client, server in zip(clients, servers, strict=True):
+            number = client.request.to
+            assert isinstance(number, int)  # it went to a client
+            w = joined(self.stack, places[number], client["half"], server["half"])
+            updates.append(Update(full(self.stack), w - state.w, client_weight(cohort, number, self.weights)))
         return replace(state, w=coverage_mean(state.w, updates), round=state.round + 1)
 
-    def _chain(self, state: State, client: int) -> list[Exchange]:
+    def _chain(self, state: State, client: int, place: Cut | UCut) -> list[Exchange]:
         """One client's batches of a round, from the global weights on."""
-        steps, place = self.steps(state.round), self.place
+        steps = self.steps(state.round)
         begin = {"w": client_part(self.stack, place, state.w)}, {"w": server_part(self.stack, place, state.w)}
         chain = []
         for step in steps:

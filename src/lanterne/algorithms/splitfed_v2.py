@@ -12,9 +12,9 @@ batches of one client before the next one's: `order = "epochs"`.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
@@ -24,6 +24,7 @@ from lanterne.budget import Deadlines, of_round
 from lanterne.learn import Update, coverage_mean
 from lanterne.models import ParamView
 from lanterne.protocol import (
+    Address,
     Cohort,
     Deadline,
     Dispatch,
@@ -56,7 +57,8 @@ class SplitFedV2(UShapedMethod, ParallelMethod):
     """SplitFed with one server half. The result depends on the order of the clients.
 
     The server waits for the next client in its order; `conserving`, it serves whoever has arrived. With a quorum or a
-    deadline at the cut it serves those who are there then, and the others go on with their next batch.
+    deadline at the cut it serves those who are there then, and the others go on with their next batch; with
+    `late = "serve"` they stay at this one, are served when they come, and join the next batch after that.
 
     Examples:
         >>> from torch import nn
@@ -76,6 +78,8 @@ class SplitFedV2(UShapedMethod, ParallelMethod):
         math.inf
     )
 
+    one_cut: ClassVar[str] = "blocks between two cuts would be trained on both sides"
+
     @property
     def keeps(self) -> tuple[bool, bool]:
         """The server's optimiser always goes on."""
@@ -90,9 +94,13 @@ class SplitFedV2(UShapedMethod, ParallelMethod):
         clients, steps = cohort.sample(self.cohort, cohort.key), self.steps(state.round)
         half, server = (part(self.stack, self.place, state.w) for part in (client_part, server_part))
         under_way = {client: self._exchange(client, steps[0], half, last=len(steps) == 1) for client in clients}
-        yield Dispatch([self.halves.begin(_SERVER, server), *(e.forward for e in under_way.values())])
+        begin = replace(self.halves.begin(_SERVER, server), silent=not self.serves_late)
+        yield Dispatch([begin, *(e.forward for e in under_way.values())])
         trained: dict[int, Request] = {}
-        for order, step in self._turns(clients, steps, cohort.key):
+        turns = self._turns(clients, steps, cohort.key)
+        if self.serves_late:
+            yield from self._with_late(turns, begin, under_way, trained, half, steps[-1])
+        for order, step in turns:  # none are left where late ones are served
             waiting = {client: under_way[client] for client in order}
             while waiting:
                 arrived, gone = yield from self._next(waiting)
@@ -133,6 +141,43 @@ class SplitFedV2(UShapedMethod, ParallelMethod):
         else:
             replies = (yield Gather(of=list(forwards)[:1])) or []
         return [forwards[r.request] for r in usable(replies)], [forwards[r.request] for r in replies if not r.usable]
+
+    def _with_late(
+        self,
+        turns: Iterable[tuple[list[int], int]],
+        begin: Request,
+        under_way: dict[int, Exchange],
+        trained: dict[int, Request],
+        half: Tensor,
+        last: int,
+    ) -> Generator[Effect, list[Reply] | None, None]:
+        """All batches, where whoever is late for one is served when its smashed data come, with a step as any other."""
+        busy = set[int]()
+
+        def served(client: Address) -> tuple[Request, ...]:
+            assert isinstance(client, int)  # smashed data come from a client
+            trained[client] = under_way[client].backward
+            return under_way[client].requests[1:]
+
+        now = max([reply.at for reply in (yield Gather(of=[begin])) or []], default=0.0)
+        for order, step in turns:
+            free = [client for client in order if client not in busy]
+            begun = [client for client in free if under_way[client].forward.batches.start != step]
+            for client in begun:
+                new = None if client in trained else half
+                under_way[client] = self._exchange(client, step, new, last=step == last)
+            yield Dispatch([under_way[client].forward for client in begun])
+            forwards = [under_way[client].forward for client in free]
+            there, now = yield from self.arrived_and_late(
+                forwards,
+                now,
+                busy,
+                lambda late: served(late.request.to),
+                lambda: [under_way[client].forward for client in sorted(busy)],
+            )
+            arrived = [reply.request.to for reply in there]
+            yield Dispatch([r for client in free if client in arrived for r in served(client)])
+        yield Gather(First(1, 0.0), [under_way[client].forward for client in sorted(busy)], "cancel")
 
     def _exchange(self, client: int, step: int, half: Tensor | None, *, last: bool) -> Exchange:
         given = None if half is None else {"w": half}

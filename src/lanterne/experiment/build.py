@@ -27,7 +27,7 @@ from lanterne.data import (
     partition,
 )
 from lanterne.errors import ConfigError, FleetError
-from lanterne.experiment.clients import CLIENTS, check_cohorts, clients_asked, read_fleet
+from lanterne.experiment.clients import CLIENTS, check_classes, check_cohorts, clients_asked, read_fleet
 from lanterne.experiment.config import AlgorithmConfig, Config, make_algorithm
 from lanterne.experiment.deadline import resolve_deadline
 from lanterne.experiment.evaluate import Judge
@@ -228,6 +228,7 @@ def prepare(config: Config, objects: Objects | None = None) -> Prepared:
     made = _algorithms(config, objects, stack, None)
     prepared = Prepared(config, objects, data, stack, file, clients, made, given)
     first = prepared.world(config.seeds[0])
+    check_classes(config, first.fleet)
     deadline = resolve_deadline(config, prepared.algorithms, stack, first.fleet, first.streams, first.w)
     config = config.model_copy(update={"training": config.training.model_copy(update={"deadline": deadline})})
     made = _algorithms(config, objects, stack, deadline)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sized
+from collections.abc import Container, Mapping, Sized
 from pathlib import Path
 
-from lanterne.errors import ConfigError, FleetError
+from lanterne.errors import ConfigError, FleetError, nearest
 from lanterne.experiment.config import Config
 from lanterne.experiment.parameters import is_file
-from lanterne.experiment.tables import bare
+from lanterne.experiment.tables import bare, shown
 from lanterne.fleet import PRESETS, Fleet, Server, read_table
+from lanterne.split import DEFAULT
 
 #: How many clients there are where nothing says how many.
 CLIENTS = 30
@@ -81,3 +82,23 @@ def check_cohorts(config: Config, clients: int, own: Container[str] = ()) -> Non
                 f"{where} is {cohort}, but there are {clients} clients, so no round can invite as many. "
                 f"Give at most {clients}, leave it out to invite all, or ask for more clients."
             )
+
+
+def check_classes(config: Config, fleet: Fleet) -> None:
+    """Refuse a cut for a class of devices that the fleet does not have.
+
+    Args:
+        config: for the cuts of each competitor.
+        fleet: that of a seed.
+
+    Raises:
+        ConfigError: for the first class that is not there.
+    """
+    for label, entry in config.algorithms.items():
+        cut = entry.parameters.get("cut")
+        for name in cut if isinstance(cut, Mapping) else ():
+            if name != DEFAULT and name not in fleet.classes:
+                raise ConfigError(
+                    f"algorithms.{bare(label)}.cut has a cut for the class {shown(name)}, but the devices of this "
+                    f"fleet are of other classes. {nearest(name, [*fleet.classes, DEFAULT])}"
+                )

@@ -264,7 +264,19 @@ def _check_value(where: str, value: object, parameter: Parameter) -> None:
         # A TOML list is a Python list, whatever the parameter wants.
         TypeAdapter(parameter.annotation).validate_python(value, strict=not isinstance(value, list))
     except ValidationError as error:
-        raise mistake(error, where) from None
+        raise _of_no_kind(where, value, parameter, error) or mistake(error, where) from None
+
+
+def _of_no_kind(where: str, value: object, parameter: Parameter, error: ValidationError) -> ConfigError | None:
+    """What is said of a value that is of none of several types, or of an entry of a table that is."""
+    found = error.errors(include_url=False)
+    if len(found) < 2 or not all(each["type"].endswith("_type") for each in found):
+        return None
+    inner = max(found, key=lambda each: len(each["loc"]))["loc"]
+    if isinstance(value, Mapping) and len(inner) > 1 and inner[1] in value:
+        key = inner[1]
+        return ConfigError(f"{where}.{bare(key)} is {shown(value[key])}, which is no value there: {parameter.meaning}.")
+    return ConfigError(f"{where} is {shown(value)}, but has to be a {parameter.type}: {parameter.meaning}.")
 
 
 def _refusal(kind: str, given: Mapping[str, Any]) -> str:
@@ -287,6 +299,8 @@ def _in_words(hint: object) -> str:
         return " | ".join(map(str, arguments))
     if origin in (Union, UnionType):
         return " or ".join("none" if argument is NoneType else _in_words(argument) for argument in arguments)
+    if origin is Mapping:
+        return "table"
     if origin is tuple:
         return f"list of {_in_words(arguments[0])}s"
     plain = {int: "whole number", float: "number", bool: "true | false", str: "text"}

@@ -121,9 +121,18 @@ class Fleet:
     def members(self) -> dict[str, NDArray[np.int64]]:
         """The clients of each class of devices, ascending, by the name of the class."""
         kinds = self.devices.kinds if isinstance(self.devices, Classes) else slice(None)
-        tiers = [d.tier for d in (self.devices.table if isinstance(self.devices, Classes) else self.devices)]
+        tiers = self._tiers
         names = sorted(set(tiers))
         number = {name: i for i, name in enumerate(names)}
         code = np.array([number[tier] for tier in tiers], dtype=np.int32)[kinds]
         found = {name: np.flatnonzero(code == i) for i, name in enumerate(names)}
         return {name: clients for name, clients in found.items() if len(clients)}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of devices, ascending, whether a device of each is there or not."""
+        return tuple(sorted(set(self._tiers)))
+
+    @property
+    def _tiers(self) -> list[str]:
+        return [d.tier for d in (self.devices.table if isinstance(self.devices, Classes) else self.devices)]

@@ -327,6 +327,7 @@ class VirtualClock:
             "outcome": outcome or call.outcome,
             "units": finished(call, self.fleet, stopped),
             "of": len(call.work),
+            "version": call.request.note if isinstance(call.request.note, int) else None,
         })  # fmt: skip
 
     def _machine(self, to: Address) -> int | None:

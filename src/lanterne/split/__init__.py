@@ -3,13 +3,14 @@
 from lanterne.split.buffered import BufferedServer, scaled
 from lanterne.split.halves import SLOTS, TRAFFIC, Answer, Arrays, Exchange, Halves
 from lanterne.split.local_loss import LocalLossMethod, LocalState
-from lanterne.split.method import ParallelMethod, SplitMethod, UShapedMethod
+from lanterne.split.method import DEFAULT, ParallelMethod, SplitMethod, UShapedMethod
 from lanterne.split.mixing import SERVER, LateComer, MixingMethod
 from lanterne.split.one_server import OneServer
 from lanterne.split.parts import client_part, joined, server_part
 from lanterne.split.regularised import RegularisedClient, RegularisedMethod
 
 __all__ = [
+    "DEFAULT",
     "SERVER",
     "SLOTS",
     "TRAFFIC",

@@ -45,6 +45,7 @@ class LocalLossMethod(SplitMethod):
     ] = "pooled"
 
     traffic: ClassVar[Mapping[str, str]] = {**TRAFFIC, "aux": "aux_down", "aux_half": "aux_up"}
+    one_cut: ClassVar[str] = "they share one auxiliary head, which fits behind one block"
 
     @cached_property
     def networks(self) -> dict[str, LayerStack]:

@@ -8,7 +8,7 @@ g_i  = dL_i/ds_i, of the client's own loss alone
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -54,7 +54,9 @@ class MixingMethod(ParallelMethod):
     late: Annotated[
         Literal["drop", "mix", "serve"],
         Field(description="smashed data behind quorum or deadline: dropped, partners of the next, or served alone"),
-    ] = "drop"
+    ] = "drop"  # type: ignore[assignment]  # one way more
+
+    one_cut: ClassVar[str] = "smashed data of different clients are mixed"
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
