@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
 from algorithms.test_locfedmix import CLIENTS, DEVICE, EDGE, make, run
+from lanterne.algorithms import LocFedMixSL
 from lanterne.errors import ModelError
+from lanterne.fleet import Fleet
 from lanterne.runtime import Simulator
-from lanterne.testing import tiny_cnn, tiny_problem
+from lanterne.testing import simulate, tiny_cnn, tiny_problem
 from lanterne.testing.problems import tiny_mlp
 
 SLOW = [DEVICE] * (CLIENTS - 1) + [replace(DEVICE, flops=DEVICE.flops / 10)]
@@ -89,6 +92,58 @@ def test_steps_alone_are_bounded(most: int) -> None:
     found = handlers(simulator, CLIENTS - 1)
     assert found.count("alone") == most < found.count("reconstruct")
     assert "alone" not in handlers(simulator, 0)
+
+
+def test_late_smashed_data_are_partners_once() -> None:
+    """They mix in the batch after they came, and in none after that."""
+    problem, seen = tiny_problem(CLIENTS), []
+
+    class Watched(LocFedMixSL):
+        def serve(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
+            if inbox["smashed_0"].device.type != "meta":
+                seen.append(inbox.config["late"])
+            return super().serve(task, state, inbox, local)
+
+    _, simulator = simulate(
+        lambda s: Watched(stack=s, lr=0.1, local_steps=16, cut_deadline=0.12, late="mix", alone=0, gamma=0.0),
+        problem,
+        Fleet(SLOW),
+        2,
+    )
+    assert sum(seen) == handlers(simulator, CLIENTS - 1).count("forward")
+    assert max(seen) == 1
+
+
+def test_who_is_served_late_takes_no_steps_alone() -> None:
+    _, simulator = run(2, SLOW, local_steps=16, cut_deadline=0.12, late="serve", average_every=0)
+    found = handlers(simulator, CLIENTS - 1)
+    assert "backward" in found
+    assert "alone" not in found
+
+
+def test_a_client_that_was_served_may_step_alone_again() -> None:
+    """`alone` bounds steps in a row: a client that comes in time now and then has as many again."""
+    problem = tiny_problem(CLIENTS)
+    loaded = [DEVICE] * (CLIENTS - 1) + [replace(DEVICE, flops=DEVICE.flops / 2.5)]
+    _, simulator = run(12, loaded, problem=problem, local_steps=8, cut_deadline=0.13, alone=1, average_every=0)
+    found = [h for h in handlers(simulator, CLIENTS - 1) if h in ("alone", "backward")]
+    assert found.count("alone") > 1
+    assert not any(a == b == "alone" for a, b in pairwise(found))
+
+
+def test_where_all_are_at_work_the_server_waits_for_the_first_of_them() -> None:
+    """Batches do not run off while nobody is free."""
+    everybody = [replace(DEVICE, flops=DEVICE.flops / 10)] * CLIENTS
+    _, simulator = run(1, everybody, local_steps=6, cut_deadline=0.05, alone=0, average_every=0, gamma=0.0)
+    assert len([h for h in handlers(simulator, 0) if h == "forward"]) > 2
+
+
+def test_averages_in_rounds_are_at_the_end_of_every_so_many() -> None:
+    _, simulator = run(4, average_every=2, average_unit="rounds", local_steps=2)
+    down = [r["round"] for r in simulator.timeline if r["client"] == 0 and r["handler"] == "forward"]
+    assert down == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert simulator.ledger.total.bytes["model_up"] == 2 * CLIENTS * 8 * EDGE
+    assert simulator.ledger.total.bytes["model_down"] == 2 * CLIENTS * 8 * EDGE
 
 
 def test_one_arrival_mixes_with_nobody_and_none_changes_nothing() -> None:
