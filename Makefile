@@ -55,12 +55,13 @@ evidence: .venv/installed  ## first evidence on MNIST, with DATA=folder: about 6
 		else $(BIN)/lanterne run studies/first_evidence/$$run.toml --data "$(DATA)" --out runs/evidence/$$run || exit; fi; done
 	$(BIN)/python studies/collect.py studies/first_evidence runs/evidence/shards runs/evidence/never_finish runs/evidence/loaded
 
-# DATA is a folder that holds mnist/ and cifar10/; see studies/salf/README.md.
+# DATA is a folder that holds mnist/ and cifar10/; STUDY is salf or locfedmix, see studies/*/README.md.
 SIZE ?= small
+STUDY ?= salf
 
-study: .venv/installed  ## the study of SALF and its baselines, with DATA=folder: within an hour on two cores, resumable
+study: .venv/installed  ## a study, with DATA=folder and STUDY=salf or locfedmix: within an hour on two cores, resumable
 	@test -n "$(DATA)" || { echo "say where mnist/ and cifar10/ are: make study DATA=path/to/data" >&2; exit 2; }
-	$(BIN)/python -m studies.salf --size $(SIZE) --data "$(DATA)" --publish
+	$(BIN)/python -m studies.$(STUDY) --size $(SIZE) --data "$(DATA)" --publish
 
 # Two stamps, because the demo needs less than the tests.
 

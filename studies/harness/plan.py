@@ -2,14 +2,15 @@
 
 A *problem* is what learning rates are tuned for: data, model, partition, local steps. A *setting* is a problem on a
 fleet. The cells are every method with every seed in every setting, and before them, for each problem, every method
-with every learning rate of the grid on validation rows.
+with every learning rate of the grid on validation rows. What a cell is, its problem says: `TimedProblem` gives all
+methods equal virtual time, `studies.harness.epochs` equal samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from lanterne.algorithms import ALGORITHMS
 from studies.harness.cells import Cell
@@ -22,6 +23,41 @@ TIMES = (
 )  # fmt: skip
 #: Tuning looks at the end only.
 TUNING_TIMES = (0.8, 0.9, 1.0)
+
+
+class Fleet(Protocol):
+    """Devices under a name."""
+
+    @property
+    def name(self) -> str:
+        """What tables call them."""
+
+    @property
+    def share(self) -> float:
+        """Of the devices that straggle; 0 is a fleet without stragglers."""
+
+    @property
+    def somebody_in_time(self) -> bool:
+        """Whether it is certain that every round has somebody who is in time."""
+
+
+class Problem(Protocol):
+    """What learning rates are tuned for."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
+    @property
+    def local_steps(self) -> int:
+        """Of each client in a round."""
+
+    @property
+    def tuned_on(self) -> Fleet:
+        """The fleet for which learning rates are chosen that are given on every fleet with stragglers."""
+
+    def cell(self, fleet: Fleet, method: Method, seed: int, lr: float, *, tuning: bool) -> Cell:
+        """A cell: shorter and judged on validation rows where it is `tuning`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +85,7 @@ class Method:
         """Whether this version of lanterne has it."""
         return self.algorithm in ALGORITHMS
 
-    def same_as(self, problem: Problem, fleet: StragglerFleet) -> str | None:
+    def same_as(self, problem: Problem, fleet: Fleet) -> str | None:
         """The label of the method that this one is, bit for bit, in a setting: then it is not computed there.
 
         Args:
@@ -87,8 +123,8 @@ class StragglerFleet:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What learning rates are tuned for.
+class TimedProblem:
+    """A problem on which every method gets equal virtual time.
 
     Args:
         data: `digits`, or a folder of the study's data.
@@ -126,13 +162,42 @@ class Problem:
         """Virtual time of a run in tuning."""
         return max(self.deadlines // 3, 1)
 
+    def cell(self, fleet: Fleet, method: Method, seed: int, lr: float, *, tuning: bool) -> Cell:
+        """A cell of `studies.harness.race`."""
+        assert isinstance(fleet, StragglerFleet)
+        deadlines = self.tuning_deadlines if tuning else self.deadlines
+        settings = {
+            "split": "validation" if tuning else "test",
+            "problem": self.name,
+            "fleet": fleet.name,
+            "method": method.label,
+            "lr": lr,
+            "seed": seed,
+            "algorithm": method.algorithm,
+            "parameters": dict(method.parameters),
+            "data": self.data,
+            "samples": self.samples,
+            "model": self.model,
+            "partition": self.partition,
+            "clients": self.clients,
+            "batch": self.batch,
+            "local_steps": self.local_steps,
+            "share": fleet.share,
+            "finish": fleet.finish,
+            "exponential": fleet.exponential,
+            "deadlines": deadlines,
+            "times": list(TUNING_TIMES if tuning else self.times),
+        }
+        name = f"{'tuning, ' if tuning else ''}{self.name}, {fleet.name}, {method.label}, lr {lr:g}, seed {seed}"
+        return Cell(name, settings, self.seconds * deadlines / self.deadlines)
+
 
 @dataclass(frozen=True)
 class Setting:
     """A problem on a fleet."""
 
     problem: Problem
-    fleet: StragglerFleet
+    fleet: Fleet
 
 
 @dataclass(frozen=True)
@@ -157,22 +222,22 @@ class Plan:
         return list(dict.fromkeys(setting.problem for setting in self.settings))
 
     @property
-    def tuned(self) -> list[tuple[Problem, StragglerFleet]]:
+    def tuned(self) -> list[tuple[Problem, Fleet]]:
         """What learning rates are chosen for: each problem without stragglers, where it is run, and with them."""
         return list(dict.fromkeys((s.problem, self.tuning_fleet(s)) for s in self.settings))
 
-    def tuning_fleet(self, setting: Setting) -> StragglerFleet:
+    def tuning_fleet(self, setting: Setting) -> Fleet:
         """The fleet on which the learning rates of a setting are chosen."""
         return setting.fleet if not setting.fleet.share else setting.problem.tuned_on
 
-    def computed(self, method: Method, problem: Problem, fleet: StragglerFleet) -> Method:
+    def computed(self, method: Method, problem: Problem, fleet: Fleet) -> Method:
         """The method that is computed in a method's place in a setting: itself, or the one that it is there."""
         label = method.same_as(problem, fleet)
         if label is None:
             return method
         return self.computed(next(m for m in self.methods if m.label == label), problem, fleet)
 
-    def tuning(self, problem: Problem, fleet: StragglerFleet, method: Method) -> dict[float, Cell]:
+    def tuning(self, problem: Problem, fleet: Fleet, method: Method) -> dict[float, Cell]:
         """The cells from which a method's learning rate for a problem is chosen.
 
         Args:
@@ -181,11 +246,11 @@ class Plan:
             method: who learns it.
         """
         own = self.computed(method, problem, fleet)
-        return {lr: _cell(problem, fleet, own, self.seeds[0], lr, tuning=True) for lr in self.grid}
+        return {lr: problem.cell(fleet, own, self.seeds[0], lr, tuning=True) for lr in self.grid}
 
     def final(self, setting: Setting, method: Method, seed: int, lr: float) -> Cell:
         """A cell of the tables."""
-        return _cell(setting.problem, setting.fleet, method, seed, lr, tuning=False)
+        return setting.problem.cell(setting.fleet, method, seed, lr, tuning=False)
 
     def wanted(self) -> Iterator[tuple[Setting, Method]]:
         """Which methods are computed in which settings."""
@@ -193,31 +258,3 @@ class Plan:
             for method in self.methods:
                 if method.same_as(setting.problem, setting.fleet) is None:
                     yield setting, method
-
-
-def _cell(problem: Problem, fleet: StragglerFleet, method: Method, seed: int, lr: float, *, tuning: bool) -> Cell:
-    deadlines = problem.tuning_deadlines if tuning else problem.deadlines
-    settings = {
-        "split": "validation" if tuning else "test",
-        "problem": problem.name,
-        "fleet": fleet.name,
-        "method": method.label,
-        "lr": lr,
-        "seed": seed,
-        "algorithm": method.algorithm,
-        "parameters": dict(method.parameters),
-        "data": problem.data,
-        "samples": problem.samples,
-        "model": problem.model,
-        "partition": problem.partition,
-        "clients": problem.clients,
-        "batch": problem.batch,
-        "local_steps": problem.local_steps,
-        "share": fleet.share,
-        "finish": fleet.finish,
-        "exponential": fleet.exponential,
-        "deadlines": deadlines,
-        "times": list(TUNING_TIMES if tuning else problem.times),
-    }
-    name = f"{'tuning, ' if tuning else ''}{problem.name}, {fleet.name}, {method.label}, lr {lr:g}, seed {seed}"
-    return Cell(name, settings, problem.seconds * deadlines / problem.deadlines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,21 @@ class Collected:
     missing: list[Row]
 
 
-def collect(plan: Plan, out: Path, elsewhere: Mapping[tuple[str, str], str] | None = None) -> Collected:
+def collect(
+    plan: Plan,
+    out: Path,
+    elsewhere: Mapping[tuple[str, str], str] | None = None,
+    rows_of: Callable[[Mapping[str, Any], Mapping[str, Any] | None], list[Row]] | None = None,
+) -> Collected:
     """Read what was computed of a plan.
 
     Args:
         plan: all that could have been.
         out: the folder of results.
         elsewhere: why a setting was left out, by the names of its problem and its fleet.
+        rows_of: a cell's rows from its settings and its result; those of a race by default.
     """
+    rows_of = rows_of or race_rows
     validation: list[Row] = []
     test: list[Row] = []
     missing: list[Row] = []
@@ -80,7 +87,7 @@ def collect(plan: Plan, out: Path, elsewhere: Mapping[tuple[str, str], str] | No
     return Collected(validation, test, missing)
 
 
-def rows_of(settings: Mapping[str, Any], result: Mapping[str, Any] | None) -> list[Row]:
+def race_rows(settings: Mapping[str, Any], result: Mapping[str, Any] | None) -> list[Row]:
     """A cell's rows as plain columns, each with the cell's settings."""
     if result is None:
         return []

@@ -46,7 +46,7 @@ def race(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         which the weights were no longer finite, or None; `seconds` of computing.
     """
     begun = time.process_time()
-    data = _split(str(folder), settings["data"], settings["samples"], settings["split"])
+    data = split_of(str(folder), settings["data"], settings["samples"], settings["split"])
     prepared = _prepared(settings, data)
     deadline = prepared.config.training.deadline
     assert isinstance(deadline, float)
@@ -193,8 +193,15 @@ def _loaded(folder: str, name: str) -> Dataset:
 
 
 @lru_cache(maxsize=1)
-def _split(folder: str, name: str, samples: int | None, split: str) -> Dataset:
-    """A data set, or so many of its training rows; `validation` never shows the test split."""
+def split_of(folder: str, name: str, samples: int | None, split: str) -> Dataset:
+    """A data set, or so many of its training rows; `validation` never shows the test split.
+
+    Args:
+        folder: holds the data sets as folders.
+        name: of the data set.
+        samples: training rows; all where it is None.
+        split: `test`, or `validation`: then a part of the training rows takes the test split's place.
+    """
     data = _loaded(folder, name)
     if samples is not None:
         kept = np.sort(generator(0, "samples").permutation(len(data))[:samples])

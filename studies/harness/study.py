@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from studies.harness.cells import Cell, Say, compute
-from studies.harness.plan import Plan, Problem, StragglerFleet
+from studies.harness.cells import Cell, Say, Work, compute
+from studies.harness.plan import Fleet, Plan, Problem
 from studies.harness.publish import Collected, not_run, pictures, write_rows
 from studies.harness.race import race
 from studies.harness.tables import accuracy, choices, classes, settled
@@ -36,7 +37,7 @@ def final_cells(plan: Plan, out: Path) -> list[Cell]:
         out: the folder of results.
     """
     found = []
-    rates: dict[tuple[Problem, StragglerFleet, str], float | None] = {}
+    rates: dict[tuple[Problem, Fleet, str], float | None] = {}
     for setting, method in plan.wanted():
         fleet = plan.tuning_fleet(setting)
         key = setting.problem, fleet, method.label
@@ -49,13 +50,28 @@ def final_cells(plan: Plan, out: Path) -> list[Cell]:
     return found
 
 
-def expected_seconds(plan: Plan) -> float:
-    """About how long a plan computes, on one core."""
-    tuning = sum(cell.seconds for cell in tuning_cells(plan))
-    return tuning + sum(s.problem.seconds for s, method in plan.wanted() if method.known) * len(plan.seeds)
+def expected_seconds(*plans: Plan) -> float:
+    """About how long some plans compute together, on one core; a cell of several counts once."""
+    cells = [cell for plan in plans for cell in tuning_cells(plan)]
+    cells += [
+        plan.final(setting, method, seed, plan.grid[0])
+        for plan in plans
+        for setting, method in plan.wanted()
+        if method.known
+        for seed in plan.seeds
+    ]
+    return sum(cell.seconds for cell in {cell.file: cell for cell in cells}.values())
 
 
-def run(plan: Plan, data: Path, out: Path, jobs: int, say: Say, wanted: Wanted = lambda cell: True) -> dict[str, str]:
+def run(
+    plan: Plan,
+    data: Path,
+    out: Path,
+    jobs: int,
+    say: Say,
+    wanted: Wanted = lambda cell: True,
+    work: Callable[..., dict[str, Any]] = race,
+) -> dict[str, str]:
     """Compute what is missing of a plan.
 
     Args:
@@ -65,18 +81,19 @@ def run(plan: Plan, data: Path, out: Path, jobs: int, say: Say, wanted: Wanted =
         jobs: processes.
         say: hears how it goes.
         wanted: which cells, where it is not all.
+        work: computes a cell from its settings and `folder`, that of the data sets.
 
     Returns:
         What went wrong, by the name of the cell.
     """
-    work = partial(race, folder=data)
+    compute_one: Work = partial(work, folder=data)
 
     def stage(name: str, cells: list[Cell]) -> dict[str, str]:
         failed: dict[str, str] = {}
         for source, own in _by_data(cell for cell in cells if wanted(cell)).items():
             if source == "digits" or (data / source).is_dir():
                 say(f"{name} on {source}: {len(own)} cells.")
-                failed |= compute(own, work, out, jobs, say)
+                failed |= compute(own, compute_one, out, jobs, say)
             else:
                 say(f"{name}: {len(own)} cells need {data / source}, which is not there; left out.")
         return failed

@@ -79,20 +79,21 @@ def classes(rows: Rows) -> str:
     return table(heads, lines, words=3)
 
 
-def settled(rows: Rows, without: str) -> str:
+def settled(rows: Rows, without: str, length: tuple[str, str] = ("rounds", "deadlines")) -> str:
     """For each problem: by how much FedAvg without stragglers still moves in the last fifth.
 
     Args:
         rows: of the test split.
         without: the name of the fleet without stragglers.
+        length: of a run: what it is called, and its column.
     """
     lines = []
     for (problem,), own in groups(pick(rows, fleet=without, method="fedavg"), "problem").items():
         moves = movement(own)
         error = moves.deviation / math.sqrt(moves.known) if moves.known > 1 else math.nan
         said = f"{100 * moves.mean:+.2f}" + ("" if math.isnan(error) else f" ± {100 * error:.2f}")
-        lines.append([problem, f"{own[0]['deadlines']}", percent(at_the_end(own)), said, _verdict(moves.mean, error)])
-    heads = ["problem", "rounds", "end %", "moves in the last fifth, points", f"under {SETTLED}"]
+        lines.append([problem, f"{own[0][length[1]]:g}", percent(at_the_end(own)), said, _verdict(moves.mean, error)])
+    heads = ["problem", length[0], "end %", "moves in the last fifth, points", f"under {SETTLED}"]
     return table(heads, lines)
 
 
@@ -105,13 +106,14 @@ def _verdict(mean: float, error: float) -> str:
     return "no" if 100 * (abs(mean) - error) >= SETTLED else "within its error"
 
 
-def choices(rows: Rows) -> str:
+def choices(rows: Rows, length: str = "deadlines") -> str:
     """For each problem: every method's validation accuracy with every learning rate; the one it was given is bold.
 
     A choice at an edge of the grid is marked: a better rate may lie beyond.
 
     Args:
         rows: of the validation rows.
+        length: the column that says how long a run is.
     """
     parts = []
     for (problem, fleet), own in groups(rows, "problem", "fleet").items():
@@ -125,7 +127,7 @@ def choices(rows: Rows) -> str:
                 edge = " (edge)" if lr in (grid[0], grid[-1]) else ""
                 line.append(f"**{cell}**{edge}" if lr == found[0]["chosen"] else cell)
             lines.append(line)
-        tuned_on = f"{fleet}, {own[0]['deadlines']} deadlines"
+        tuned_on = f"{fleet}, {own[0][length]:g} {length}"
         parts.append(f"**{problem}** (on {tuned_on})\n\n{table(['method', *(f'{lr:g}' for lr in grid)], lines)}")
     return "\n".join(parts)
 

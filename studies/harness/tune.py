@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from studies.harness.cells import read
-from studies.harness.plan import Method, Plan, Problem, StragglerFleet
+from studies.harness.plan import Fleet, Method, Plan, Problem
 
 
 def score(result: Mapping[str, Any]) -> float | None:
@@ -22,9 +22,7 @@ def score(result: Mapping[str, Any]) -> float | None:
     return fmean(row["accuracy"] for row in result["rows"] if row["share"] >= 0.8)
 
 
-def scores(
-    plan: Plan, problem: Problem, fleet: StragglerFleet, method: Method, out: Path
-) -> dict[float, float | None] | None:
+def scores(plan: Plan, problem: Problem, fleet: Fleet, method: Method, out: Path) -> dict[float, float | None] | None:
     """The score of each learning rate of the grid, or None unless all are known.
 
     Args:

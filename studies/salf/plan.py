@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.harness.plan import Method, Plan, Problem, Setting, StragglerFleet
+from studies.harness.plan import Method, Plan, Setting, StragglerFleet, TimedProblem
 
 METHODS = (
     Method("fedavg", "fedavg"),
@@ -28,17 +28,17 @@ NINETY_NEVER = StragglerFleet("90 % that never finish", 0.9, finish=False)
 EVERYBODY = StragglerFleet("everybody straggles", 1.0, exponential=1.0)
 
 # Seconds are those of one core of the machine on which the study was planned.
-MLP_IID = Problem("mnist", "salf-mlp", "iid", 1000, NINETY, seconds=10)
-MLP_SHARDS = Problem("mnist", "salf-mlp", "shards:2", 800, NINETY, seconds=9)
-MLP_BY_SPEED = Problem("mnist", "salf-mlp", "by-speed", 800, HALF, seconds=10)
-MLP_STEPS = Problem("mnist", "salf-mlp", "shards:2", 480, NINETY, local_steps=5, seconds=13)
-CNN_IID = Problem("mnist", "salf-cnn", "iid", 600, NINETY, seconds=33)
-CNN_SHARDS = Problem("mnist", "salf-cnn", "shards:2", 600, NINETY, seconds=33)
-CIFAR_PART = Problem("cifar10", "salf-cnn", "shards:2", 400, NINETY, samples=5_000, seconds=34)
-CIFAR_IID = Problem("cifar10", "salf-cnn", "iid", 3000, NINETY, seconds=210)
-CIFAR_SHARDS = Problem("cifar10", "salf-cnn", "shards:2", 3000, NINETY, seconds=210)
+MLP_IID = TimedProblem("mnist", "salf-mlp", "iid", 1000, NINETY, seconds=10)
+MLP_SHARDS = TimedProblem("mnist", "salf-mlp", "shards:2", 800, NINETY, seconds=9)
+MLP_BY_SPEED = TimedProblem("mnist", "salf-mlp", "by-speed", 800, HALF, seconds=10)
+MLP_STEPS = TimedProblem("mnist", "salf-mlp", "shards:2", 480, NINETY, local_steps=5, seconds=13)
+CNN_IID = TimedProblem("mnist", "salf-cnn", "iid", 600, NINETY, seconds=33)
+CNN_SHARDS = TimedProblem("mnist", "salf-cnn", "shards:2", 600, NINETY, seconds=33)
+CIFAR_PART = TimedProblem("cifar10", "salf-cnn", "shards:2", 400, NINETY, samples=5_000, seconds=34)
+CIFAR_IID = TimedProblem("cifar10", "salf-cnn", "iid", 3000, NINETY, seconds=210)
+CIFAR_SHARDS = TimedProblem("cifar10", "salf-cnn", "shards:2", 3000, NINETY, seconds=210)
 # To judge this model takes as long as three rounds of it.
-VGG = Problem("cifar10", "vgg11", "iid", 60, NINETY, seconds=480, times=(0.1, 0.25, 0.4, 0.6, 0.8, 0.9, 1.0))
+VGG = TimedProblem("cifar10", "vgg11", "iid", 60, NINETY, seconds=480, times=(0.1, 0.25, 0.4, 0.6, 0.8, 0.9, 1.0))
 
 SMALL = Plan(
     (

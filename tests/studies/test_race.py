@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import lanterne
-from studies.harness.plan import Method, Plan, Problem, Setting, StragglerFleet
+from studies.harness.plan import Method, Plan, Setting, StragglerFleet, TimedProblem
 from studies.harness.race import by_speed, race
 from studies.salf.plan import METHODS
 
 NINETY = StragglerFleet("90 %", 0.9)
-PROBLEM = Problem("digits", "salf-mlp", "shards:2", 12, NINETY, clients=10, batch=8)
+PROBLEM = TimedProblem("digits", "salf-mlp", "shards:2", 12, NINETY, clients=10, batch=8)
 SALF, FEDAVG, FEDBUFF = (Method(name, name) for name in ("salf", "fedavg", "fedbuff"))
 
 
-def settings(method: Method, problem: Problem = PROBLEM, fleet: StragglerFleet = NINETY, lr: float = 0.1) -> dict:
+def settings(method: Method, problem: TimedProblem = PROBLEM, fleet: StragglerFleet = NINETY, lr: float = 0.1) -> dict:
     return dict(Plan((Setting(problem, fleet),), (method,)).final(Setting(problem, fleet), method, 1, lr).settings)
 
 
@@ -107,9 +107,9 @@ def test_tuning_is_judged_on_training_rows(tmp_path, monkeypatch: pytest.MonkeyP
     seen = []
     for each in (data, poisoned):
         monkeypatch.setattr(module, "_loaded", lambda folder, name, each=each: each)
-        module._split.cache_clear()
+        module.split_of.cache_clear()
         seen.append([race(cell.settings, tmp_path)["rows"][-1]["accuracy"] for cell in (tuning, final)])
-    module._split.cache_clear()
+    module.split_of.cache_clear()
     assert seen[0][0] == seen[1][0]
     assert seen[0][1] != seen[1][1]
 

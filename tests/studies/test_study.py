@@ -8,12 +8,12 @@ import pytest
 
 from studies.harness import study
 from studies.harness.cells import read
-from studies.harness.plan import TIMES, Method, Plan, Problem, Setting, StragglerFleet
+from studies.harness.plan import TIMES, Method, Plan, Setting, StragglerFleet, TimedProblem
 from studies.harness.publish import collect, fill, read_rows
 from studies.harness.tune import scores
 
 NONE, MOST = StragglerFleet("none", 0.0), StragglerFleet("80 %", 0.8)
-PROBLEM = Problem("digits", "salf-mlp", "iid", 60, MOST, clients=5, batch=8)
+PROBLEM = TimedProblem("digits", "salf-mlp", "iid", 60, MOST, clients=5, batch=8)
 METHODS = (
     Method("fedavg", "fedavg"),
     Method("salf", "salf", without_stragglers="fedavg"),
@@ -119,7 +119,7 @@ def test_what_is_not_there_is_said(tmp_path) -> None:
 
 
 def test_data_that_is_not_there_is_left_out(tmp_path) -> None:
-    problem = Problem("mnist", "salf-mlp", "iid", 3, MOST)
+    problem = TimedProblem("mnist", "salf-mlp", "iid", 3, MOST)
     said: list[str] = []
     assert study.run(Plan((Setting(problem, MOST),), METHODS), tmp_path, tmp_path / "cells", 1, said.append) == {}
     [line] = said
