@@ -76,6 +76,21 @@ def leaves(w: Tensor, sizes: Sequence[int], shapes: Sequence[Shape]) -> list[Ten
     return [part.view(shape) for part, shape in zip(w.split_with_sizes(list(sizes)), shapes, strict=True)]
 
 
+def laid_out_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor in the order in which another of its shape lies in memory; itself where it lies so.
+
+    Args:
+        tensor: of any layout.
+        other: of the same shape.
+
+    Examples:
+        >>> rows = torch.arange(6).view(2, 3)
+        >>> laid_out_as(rows, torch.zeros(3, 2).t()).stride()
+        (1, 2)
+    """
+    return tensor if tensor.stride() == other.stride() else torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
+
+
 def digest(arrays: Mapping[str, Tensor]) -> str:
     """A hash of names, shapes and bits: equal for equal results, and for nothing else.
 
