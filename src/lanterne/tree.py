@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -38,6 +39,22 @@ def spec_of(arrays: Mapping[str, Tensor]) -> Spec:
     return tuple(ArraySpec(name, tuple(array.shape), array.dtype) for name, array in arrays.items())
 
 
+def fits(arrays: Mapping[str, Tensor], spec: Spec) -> bool:
+    """Whether a message's arrays are what a spec says, in its order: `spec_of(arrays) == spec`.
+
+    Examples:
+        >>> fits({"w": torch.zeros(2)}, spec_of({"w": torch.ones(2)}))
+        True
+        >>> fits({"w": torch.zeros(2)}, spec_of({"w": torch.ones(3)}))
+        False
+    """
+    if len(arrays) != len(spec):
+        return False
+    pairs = zip(arrays.items(), spec, strict=True)
+    return all(n == a.name and t.shape == a.shape and t.dtype == a.dtype for (n, t), a in pairs)
+
+
+@lru_cache(maxsize=4096)
 def nbytes(spec: Spec) -> int:
     """Bytes of all arrays of a spec.
 

@@ -79,7 +79,7 @@ def halves(graph: Graph, late: int) -> tuple[Graph, Graph]:
     for node in nodes:
         if not waits.isdisjoint(node.all_input_nodes):
             waits.add(node)
-    [output, *others] = end.args[0]  # type: ignore[misc]
+    [output, *others] = end.args[0]
     wanted = {*others, *(before for node in waits for before in node.all_input_nodes)} - waits
     kept = [node for node in nodes if node in wanted]
     first, second = Graph(), Graph()

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,7 +131,9 @@ class Recordings:
             program = self._programs.get(key) or self._new(key)
             program.calls += 1
             if program.calls == self.calls:
-                copies = [t.detach().clone() if isinstance(t, Tensor) else [o.detach().clone() for o in t] for t in inputs]
+                copies = [
+                    t.detach().clone() if isinstance(t, Tensor) else [o.detach().clone() for o in t] for t in inputs
+                ]
                 program.record = partial(record, *copies)
                 self._waiting.append(program)
         return None

@@ -218,24 +218,32 @@ class Task:
         g, ups = grad(weighted, argnums=(0, 1))(w, tuple(x))
         return g, tuple(up / weight for up, weight in zip(ups, weights, strict=True))
 
-    def pullback(self, view: ParamView, w: Tensor, x: Tensor, up: Tensor, smashed: Tensor | None = None) -> Tensor:
+    def pullback(
+        self,
+        view: ParamView,
+        w: Tensor,
+        x: Tensor | Callable[[], Tensor],
+        up: Tensor,
+        smashed: Tensor | None = None,
+    ) -> Tensor:
         """`up^T d blocks(w, x) / dw`: what a split client does with the gradient that comes down.
 
         Args:
             view: which blocks.
             w: `[view.size]`.
-            x: `[batch, ...]`, their input.
+            x: `[batch, ...]`, their input, or what gives it: without the graph it is needed.
             up: the gradient of the loss with respect to their output.
             smashed: that output as `smash` gave it for the same `w` and `x`: then its graph is used where it is kept.
 
         Returns:
             `[view.size]`.
         """
-        if self.functional:
-            return vjp(lambda v: self.predict(view, v, x), w)[1](up)[0]  # type: ignore[no-any-return]
-        backward = None if self.graphs is None else self.graphs.take(smashed)
+        backward = None if self.functional or self.graphs is None else self.graphs.take(smashed)
         if backward is None:
-            _, backward = self._forth(view, view.leaves(w.detach()), x, to_input=False)
+            given = x if isinstance(x, Tensor) else x()
+            if self.functional:
+                return vjp(lambda v: self.predict(view, v, given), w)[1](up)[0]  # type: ignore[no-any-return]
+            _, backward = self._forth(view, view.leaves(w.detach()), given, to_input=False)
         return flatten(backward(up))
 
     def pullback_with_input(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lanterne.budget import Budget
 from lanterne.data import Augmentation
 from lanterne.errors import HandlerError, LanterneError
 from lanterne.learn import Graphs, Recordings, Task
@@ -69,10 +70,12 @@ class Loop:
 
     def one(self, job: Job) -> Result:
         """Call one handler."""
-        x, y = self._nothing
-        if job.rows.size:
-            x, y = self.read(job.rows)
-        local = Local(x, y, torch.scalar_tensor(job.key, dtype=torch.int64), job.budget)
+
+        def read() -> tuple[Tensor, Tensor]:
+            rows = job.rows()
+            return self.read(rows) if rows.size else self._nothing
+
+        local = Later(read, torch.scalar_tensor(job.key, dtype=torch.int64), job.budget)
         try:
             return job.function(self.task, dict(job.state), Inbox(job.arrays, job.config), local)
         except LanterneError:
@@ -147,6 +150,27 @@ class Loop:
     def close(self) -> None:
         """Give the threads back."""
         self._pool.shutdown()
+
+
+class Later(Local):
+    """Whose batches are read when a handler first looks at them: one that goes back through a graph never does.
+
+    Args:
+        read: gives the samples and their labels.
+        key: of the call.
+        budget: of the call.
+    """
+
+    def __init__(self, read: Callable[[], tuple[Tensor, Tensor]], key: Tensor, budget: Budget) -> None:
+        self.__dict__.update(key=key, budget=budget, read=read)
+
+    def __getattr__(self, name: str) -> Tensor:
+        """The samples or their labels, which are not there yet."""
+        if name not in ("x", "y"):
+            raise AttributeError(name)
+        x, y = self.__dict__["read"]()
+        self.__dict__.update(x=x, y=y)
+        return x if name == "x" else y
 
 
 @contextmanager
