@@ -382,6 +382,6 @@ def test_a_run_is_the_same_to_the_bit(method: str, threads: int) -> None:
         executor.close()
         ends.append(algorithm.evaluated(state))
         recordings = [p.replay for p in task.recordings._programs.values()]
-        assert any(recordings) is (calls == 1)
+        assert any(recordings) is (calls == 1 and method != "overlap")
     assert torch.equal(*ends)
     assert not torch.equal(ends[0], problem.w)

@@ -1,4 +1,4 @@
-"""Independent parts of one call: done by threads that have nothing else to do, by the caller where there are none."""
+"""Independent parts of one call: done by idle threads, and by the caller where there are none."""
 
 from __future__ import annotations
 
@@ -26,8 +26,13 @@ class Node:
     """A call whose handler is a function of the executor's task."""
 
     function: Any
-    needs: list[Node] = field(default_factory=list)
+    before: list[Node] = field(default_factory=list)
     value: Any = None
+
+    @property
+    def needs(self) -> list[Node]:
+        """What is not computed yet."""
+        return [node for node in self.before if node.value is None]
 
 
 def run(executor: Loop, *nodes: Node) -> None:
@@ -59,8 +64,7 @@ def test_idle_threads_help_with_a_call(kind: type[Loop]) -> None:
 
     node = Node(lambda task: task.spread(together, [1, 2, 3]))
     after = Node(lambda task: task.spread(together, [4, 5, 6]), [node])
-    run(executor, node)
-    run(executor, after)
+    run(executor, node, after)
     assert node.value == [10, 20, 30]
     assert after.value == [40, 50, 60]
     assert executor.spread(together, [7, 8, 9]) == [70, 80, 90]  # outside of a run as well

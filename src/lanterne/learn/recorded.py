@@ -30,7 +30,7 @@ from lanterne.tree import laid_out_as
 #: The gradients of some tensors, as a function of a batch, its labels and these tensors.
 Gradients = Callable[[Tensor, Tensor, Sequence[Tensor]], Sequence[Tensor]]
 
-#: The output of a forward pass, without a graph, and the way back from it, as a function of a batch and the pass's tensors.
+#: The output of a forward pass, without a graph, and the way back, as a function of a batch and the pass's tensors.
 Forth = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Backward]]
 
 #: A program of the interpreter.

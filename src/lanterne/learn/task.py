@@ -269,7 +269,7 @@ class Task:
     def _found(
         self, view: ParamView, values: Sequence[Tensor], x: Tensor, y: Tensor, *, to_input: bool = False
     ) -> Sequence[Tensor]:
-        """The gradients of a view's tensors, and that of its input if it is asked for; by a recording if there is one."""
+        """The gradients of a view's tensors, and of its input if that is asked for; by a recording if there is one."""
 
         def gradients(x: Tensor, y: Tensor, values: Sequence[Tensor]) -> Sequence[Tensor]:
             # Whoever descends writes into this memory behind the graph's back, after the graph is gone.

@@ -31,7 +31,7 @@ CHANNELS_LAST_WEIGHTS = 4_000_000
 class Loop:
     """One client per core.
 
-    Each call starts as soon as its own inputs are there; a thread that finds none helps with what another has to spread.
+    Each call starts as soon as its own inputs are there; a thread that finds none helps with what another spreads.
     Results do not depend on the number of threads.
 
     Args:
@@ -170,7 +170,8 @@ class Later(Local):
             raise AttributeError(name)
         x, y = self.__dict__["read"]()
         self.__dict__.update(x=x, y=y)
-        return x if name == "x" else y
+        found: Tensor = self.__dict__[name]
+        return found
 
 
 @contextmanager
