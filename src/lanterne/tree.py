@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -38,6 +39,22 @@ def spec_of(arrays: Mapping[str, Tensor]) -> Spec:
     return tuple(ArraySpec(name, tuple(array.shape), array.dtype) for name, array in arrays.items())
 
 
+def fits(arrays: Mapping[str, Tensor], spec: Spec) -> bool:
+    """Whether a message's arrays are what a spec says, in its order: `spec_of(arrays) == spec`.
+
+    Examples:
+        >>> fits({"w": torch.zeros(2)}, spec_of({"w": torch.ones(2)}))
+        True
+        >>> fits({"w": torch.zeros(2)}, spec_of({"w": torch.ones(3)}))
+        False
+    """
+    if len(arrays) != len(spec):
+        return False
+    pairs = zip(arrays.items(), spec, strict=True)
+    return all(n == a.name and t.shape == a.shape and t.dtype == a.dtype for (n, t), a in pairs)
+
+
+@lru_cache(maxsize=4096)
 def nbytes(spec: Spec) -> int:
     """Bytes of all arrays of a spec.
 
@@ -74,6 +91,21 @@ def leaves(w: Tensor, sizes: Sequence[int], shapes: Sequence[Shape]) -> list[Ten
         shapes: the shape of each view.
     """
     return [part.view(shape) for part, shape in zip(w.split_with_sizes(list(sizes)), shapes, strict=True)]
+
+
+def laid_out_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor in the order in which another of its shape lies in memory; itself where it lies so.
+
+    Args:
+        tensor: of any layout.
+        other: of the same shape.
+
+    Examples:
+        >>> rows = torch.arange(6).view(2, 3)
+        >>> laid_out_as(rows, torch.zeros(3, 2).t()).stride()
+        (1, 2)
+    """
+    return tensor if tensor.stride() == other.stride() else torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
 
 
 def digest(arrays: Mapping[str, Tensor]) -> str:

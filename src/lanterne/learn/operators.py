@@ -48,6 +48,51 @@ def program_text(graph: Graph) -> str:
     return _Writer().program(graph)
 
 
+def halves(graph: Graph, late: int) -> tuple[Graph, Graph]:
+    """A graph in two: what can be done before one of its inputs is there, and the rest.
+
+    The first gives the graph's first output, and then what the second wants. The second takes that in, and then the
+    late input; it gives the graph's other outputs.
+
+    Args:
+        graph: of operators alone; its result is a list. Calls without effect are removed from it.
+        late: which of its inputs comes later; its first output must not depend on it.
+
+    Examples:
+        >>> from torch.fx.experimental.proxy_tensor import make_fx
+        >>> graph = make_fx(lambda x, y: [x.sin(), x.cos() * y])(torch.ones(2), torch.ones(2)).graph
+        >>> for half in halves(graph, 1):
+        ...     print(program_text(half))
+        graph(%x_1 : Tensor):
+          %sin : Tensor = aten::sin(%x_1)
+          %cos : Tensor = aten::cos(%x_1)
+          %1 : Tensor[] = prim::ListConstruct(%sin, %cos)
+          return (%1)
+        graph(%cos : Tensor, %y_1 : Tensor):
+          %mul : Tensor = aten::mul(%cos, %y_1)
+          %1 : Tensor[] = prim::ListConstruct(%mul)
+          return (%1)
+    """
+    graph.eliminate_dead_code()
+    *nodes, end = graph.nodes
+    waits = {[node for node in nodes if node.op == "placeholder"][late]}
+    for node in nodes:
+        if not waits.isdisjoint(node.all_input_nodes):
+            waits.add(node)
+    [output, *others] = end.args[0]
+    wanted = {*others, *(before for node in waits for before in node.all_input_nodes)} - waits
+    kept = [node for node in nodes if node in wanted]
+    first, second = Graph(), Graph()
+    early: dict[Node, Node] = {}
+    rest: dict[Node, Node] = {node: second.placeholder(node.name) for node in kept}
+    for node in nodes:
+        half, known = (second, rest) if node in waits else (first, early)
+        known[node] = half.node_copy(node, known.__getitem__)
+    first.output([early[node] for node in (output, *kept)])
+    second.output([rest[node] for node in others])
+    return first, second
+
+
 class _Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -4,7 +4,8 @@ Between two operators of a small model Python works longer than the processor, u
 recording is the list of operators that autograd has called for one signature: blocks, shapes, types. TorchScript's
 interpreter replays it with the lock given back: the same operators on the same arguments in the same order, so the same
 bits. That is checked before a recording is used, and what cannot be recorded is computed as ever; a run does not depend
-on which.
+on which. A pass that waits at a cut is recorded as one and replayed in two: what does not depend on the gradient that
+is to come, and the rest.
 
 What is recorded has to be a function of its tensors, as all that handlers call has to be: a module or a loss whose own
 attributes change from call to call would be replayed as it was.
@@ -15,14 +16,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Graph
 
-from lanterne.learn.operators import program_text
+from lanterne.learn.graphs import Backward
+from lanterne.learn.operators import halves, program_text
+from lanterne.tree import laid_out_as
 
 #: The gradients of some tensors, as a function of a batch, its labels and these tensors.
 Gradients = Callable[[Tensor, Tensor, Sequence[Tensor]], Sequence[Tensor]]
+
+#: The output of a forward pass, without a graph, and the way back, as a function of a batch and the pass's tensors.
+Forth = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Backward]]
+
+#: A program of the interpreter.
+Interpreted = Callable[..., list[Tensor]]
 
 #: After so many calls of one signature it is recorded: the first recording of a process costs a second, a later one as
 #: much as some tens of steps.
@@ -35,11 +47,11 @@ SIGNATURES = 256
 
 @dataclass
 class _Program:
-    """What is known of a signature: how often it was called; an example to record it by; at last the recording."""
+    """What is known of a signature: how often it was called; how to record it by an example; at last the recording."""
 
     calls: int = 0
-    example: tuple[Gradients, Tensor, Tensor, list[Tensor]] | None = None
-    replay: Callable[..., list[Tensor]] | None = None
+    record: Callable[[], Callable[..., Any] | None] | None = None
+    replay: Callable[..., Any] | None = None
 
 
 class Recordings:
@@ -81,16 +93,37 @@ class Recordings:
             y: `[batch]`.
             tensors: on which the gradients are taken.
         """
-        if x.device.type != "cpu":
-            return None
         key = (what, x.shape, x.stride(), x.dtype, y.shape, y.dtype, tensors[0].dtype)
+        return self._replay(key, lambda *example: _recorded(gradients, *example), x, y, tensors)  # type: ignore[no-any-return]
+
+    def replay_forth(
+        self, what: Hashable, forth: Forth, x: Tensor, tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, Backward] | None:
+        """The output of a forward pass and the way back from it, in the same manner.
+
+        Args:
+            what: all that the operators depend on besides shapes and types.
+            forth: what to record; the way back takes a gradient of any layout, and makes it its output's.
+            x: `[batch, ...]`.
+            tensors: of the pass.
+        """
+        key = (what, x.shape, x.stride(), x.dtype, tensors[0].dtype)
+        return self._replay(key, lambda *example: _recorded_forth(forth, *example), x, tensors)  # type: ignore[no-any-return]
+
+    def _replay(
+        self, key: Hashable, record: Callable[..., Callable[..., Any] | None], *inputs: Tensor | Sequence[Tensor]
+    ) -> Any:  # noqa: ANN401
+        """What a recording gives for these inputs; else they are counted, and perhaps kept as its example."""
+        [x, *_] = inputs
+        if not isinstance(x, Tensor) or x.device.type != "cpu":
+            return None
         try:
             program = self._programs.get(key)
         except TypeError:
             return None
         if program is not None and program.replay is not None:
             try:
-                return _interpreted(program.replay, x, y, tensors)
+                return program.replay(*inputs)
             except RuntimeError:
                 program.replay = None  # the caller's own way has the better message
                 return None
@@ -98,13 +131,16 @@ class Recordings:
             program = self._programs.get(key) or self._new(key)
             program.calls += 1
             if program.calls == self.calls:
-                program.example = (gradients, x.clone(), y.clone(), [t.detach().clone() for t in tensors])
+                copies = [
+                    t.detach().clone() if isinstance(t, Tensor) else [o.detach().clone() for o in t] for t in inputs
+                ]
+                program.record = partial(record, *copies)
                 self._waiting.append(program)
         return None
 
     def _new(self, key: Hashable) -> _Program:
         if len(self._programs) >= SIGNATURES:
-            oldest = next((k for k, p in self._programs.items() if p.replay is None and p.example is None), None)
+            oldest = next((k for k, p in self._programs.items() if p.replay is None and p.record is None), None)
             self._programs.pop(oldest, None)
         program = self._programs[key] = _Program()
         return program
@@ -118,46 +154,94 @@ class Recordings:
         """Record what has been called often enough; nobody may be asking meanwhile, for the modules are changed."""
         while self._waiting:
             program = self._waiting.pop()
-            if program.example is not None:
-                program.replay, program.example = _recorded(*program.example), None
+            if program.record is not None:
+                program.replay, program.record = program.record(), None
 
 
 def _recorded(
     gradients: Gradients, x: Tensor, y: Tensor, tensors: Sequence[Tensor]
-) -> Callable[..., list[Tensor]] | None:
-    """A program that does what `gradients` does to the bit, or None where that cannot be had."""
-    # This import alone takes a second.
-    from torch.fx.experimental.proxy_tensor import make_fx
+) -> Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]] | None:
+    """What does as `gradients` does to the bit, or None where that cannot be had."""
 
     def step(x: Tensor, y: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
         return gradients(x, y, tensors)
 
+    def replay(x: Tensor, y: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return _interpreted(program, x, y, *tensors)
+
     try:
-        # Fake tensors have no numbers: whoever reads some is refused, and does not become a constant.
-        text = program_text(make_fx(step, tracing_mode="fake")(x, y, *tensors).graph)
-        program: Callable[..., list[Tensor]] = torch._C._create_function_from_graph("step", torch._C.parse_ir(text))
+        program = _program(_traced(step, x, y, *tensors))
         # Other numbers must not lead elsewhere: a program has no branches.
-        trials = [(x, y, tensors), (x.flip(0), y[:1].expand_as(y).contiguous(), [t * 0.5 + 0.01 for t in tensors])]
-        found = [_interpreted(program, x, y, tensors) for x, y, tensors in trials]
+        trials = [(x, y, tensors), (x.flip(0), y[:1].expand_as(y).contiguous(), _moved(tensors))]
+        found = [replay(*trial) for trial in trials]
     except Exception:
         # Whatever PyTorch's internals raise: what cannot be recorded is computed as ever.
         return None
-    wanted = [gradients(x, y, tensors) for x, y, tensors in trials]
-    same = all(_same(a, b) for have, want in zip(found, wanted, strict=True) for a, b in zip(have, want, strict=True))
-    return program if same else None
+    wanted = [gradients(*trial) for trial in trials]
+    return replay if all(map(_same, found, wanted)) else None
 
 
-def _interpreted(program: Callable[..., list[Tensor]], x: Tensor, y: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+def _recorded_forth(forth: Forth, x: Tensor, tensors: Sequence[Tensor]) -> Forth | None:
+    """What does as `forth` does to the bit, or None where that cannot be had."""
+    up, _ = forth(x, tensors)
+
+    def step(x: Tensor, up: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
+        output, backward = forth(x, tensors)
+        return [output, *backward(up)]
+
+    def replay(x: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Backward]:
+        output, *kept = _interpreted(there, x, *tensors)
+        return output.detach(), lambda up: _interpreted(back, *kept, laid_out_as(up, output))
+
+    def replayed(x: Tensor, up: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
+        output, backward = replay(x, tensors)
+        return [output, *backward(up)]
+
+    try:
+        there, back = map(_program, halves(_traced(step, x, up, *tensors), 1))
+        trials = [(x, up, *tensors), (x.flip(0), up.flip(0) * 0.5, *_moved(tensors))]
+        found = [replayed(*trial) for trial in trials]
+    except Exception:
+        # As above.
+        return None
+    wanted = [step(*trial) for trial in trials]
+    return replay if all(map(_same, found, wanted)) else None
+
+
+def _traced(function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Graph:
+    """The operators that a function calls."""
+    # This import alone takes a second.
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    # Fake tensors have no numbers: whoever reads some is refused, and does not become a constant.
+    return make_fx(function, tracing_mode="fake")(*inputs).graph
+
+
+def _program(graph: Graph) -> Interpreted:
+    program: Interpreted = torch._C._create_function_from_graph("step", torch._C.parse_ir(program_text(graph)))
+    return program
+
+
+def _interpreted(program: Interpreted, *inputs: Tensor) -> list[Tensor]:
     """Call a program as it stands: optimised, it would add a bias after a product, and round twice."""
     before = torch._C._get_graph_executor_optimize()
     torch._C._set_graph_executor_optimize(False)  # of this thread alone
     try:
         with torch.no_grad():
-            return program(x, y, *tensors)
+            return program(*inputs)
     finally:
         torch._C._set_graph_executor_optimize(before)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    alike = one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
-    return alike and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+def _moved(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t * 0.5 + 0.01 for t in tensors]
+
+
+def _same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether these are the same tensors, to the bit and to their order in memory."""
+
+    def same(one: Tensor, other: Tensor) -> bool:
+        alike = one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
+        return alike and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+    return all(map(same, found, wanted))

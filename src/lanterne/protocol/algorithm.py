@@ -31,11 +31,12 @@ class Inbox:
         return self.arrays.get(name)
 
 
-class Local(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Local:
     """What is at hand where a handler runs, besides its state and its inbox.
 
-    `x` is `[steps, batch, ...]` and `y` `[steps, batch]`, or None where the request spans no batches; `key` is a 0-d
-    int64 tensor, the same for the same span.
+    `x` is `[steps, batch, ...]` and `y` `[steps, batch]`, with no steps where the request spans no batches; a runtime
+    may read them when a handler first looks at them. `key` is a 0-d int64 tensor, the same for the same span.
     """
 
     x: Tensor

@@ -73,7 +73,7 @@ class Batched(Loop):
     def _chunks(self, jobs: Sequence[Job], group: Sequence[int]) -> list[list[int]]:
         head = jobs[group[0]]
         held = sum(t.numel() * t.element_size() for t in (*head.state.values(), *head.arrays.values()))
-        size = 3 * held + head.rows.size * self.x[0].numel() * self.x.element_size()
+        size = 3 * held + head.rows().size * self.x[0].numel() * self.x.element_size()
         most = max(1, self.chunk_bytes // max(size, 1))
         return [list(group[i : i + most]) for i in range(0, len(group), most)]
 
@@ -83,7 +83,7 @@ class Batched(Loop):
             return [self.one(head)]
         state, state_dims = _stack([j.state for j in jobs])
         arrays, array_dims = _stack([j.arrays for j in jobs])
-        x, y = self.read(np.stack([j.rows for j in jobs]))
+        x, y = self.read(np.stack([j.rows() for j in jobs]))
         keys = torch.tensor([j.key for j in jobs])
 
         def call(state: dict[str, Tensor], arrays: dict[str, Tensor], x: Tensor, y: Tensor, key: Tensor) -> Result:

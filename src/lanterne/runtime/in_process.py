@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -324,7 +325,7 @@ class InProcess:
             state=self.states.get(q.to, {}),
             arrays=arrays,
             config=q.config,
-            rows=self.streams.rows(number if kind == "client" else 0, q.batches if kind == "client" else range(0)),
+            rows=partial(self.streams.rows, *((number, q.batches) if kind == "client" else (0, range(0)))),
             key=fold(self.seed, kind, number, q.batches.start),
             budget=budget,
         )

@@ -19,7 +19,7 @@ Result = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 class Job(NamedTuple):
     """One call of a handler, complete.
 
-    `rows` are those of the resident training data, `[steps, batch]`; equal signatures have equal shapes, config and
+    `rows` gives those of the resident training data, `[steps, batch]`; equal signatures have equal shapes, config and
     units.
     """
 
@@ -30,7 +30,7 @@ class Job(NamedTuple):
     state: Mapping[str, Tensor]
     arrays: Mapping[str, Tensor]
     config: Mapping[str, Any]
-    rows: NDArray[np.int64]
+    rows: Callable[[], NDArray[np.int64]]
     key: int
     budget: Budget
 

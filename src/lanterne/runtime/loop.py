@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lanterne.budget import Budget
 from lanterne.data import Augmentation
 from lanterne.errors import HandlerError, LanterneError
 from lanterne.learn import Graphs, Recordings, Task
 from lanterne.protocol import Inbox, Local
 from lanterne.runtime.job import Job, Result
+from lanterne.runtime.ready import Ready
 
 #: Up to so many weights of convolutions, images lie as [batch, height, width, channels] in memory. On batches of 4 to
 #: 64 that is up to 1.3 times as fast for small models and AlexNet, and down to 0.64 times for VGG-11 and ResNet-18.
@@ -29,7 +31,8 @@ CHANNELS_LAST_WEIGHTS = 4_000_000
 class Loop:
     """One client per core.
 
-    Each call starts as soon as its own inputs are there; results do not depend on the number of threads.
+    Each call starts as soon as its own inputs are there; a thread that finds none helps with what another spreads.
+    Results do not depend on the number of threads.
 
     Args:
         task: the model and the loss.
@@ -50,7 +53,9 @@ class Loop:
             channels_last=on_cpu and 0 < kernels <= CHANNELS_LAST_WEIGHTS,
             recordings=self.recordings,
             graphs=Graphs(),
+            spread=self.spread,
         )
+        self._ready: Ready | None = None
         self.x, self.y, self.threads, self.augment = x, y, threads, augment
         self._nothing = x.new_empty(0, 0, *x.shape[1:]), y.new_empty(0, 0)
         # Intra-op threads are a property of each thread, so the pool's must be set where they start.
@@ -65,10 +70,12 @@ class Loop:
 
     def one(self, job: Job) -> Result:
         """Call one handler."""
-        x, y = self._nothing
-        if job.rows.size:
-            x, y = self.read(job.rows)
-        local = Local(x, y, torch.scalar_tensor(job.key, dtype=torch.int64), job.budget)
+
+        def read() -> tuple[Tensor, Tensor]:
+            rows = job.rows()
+            return self.read(rows) if rows.size else self._nothing
+
+        local = Later(read, torch.scalar_tensor(job.key, dtype=torch.int64), job.budget)
         try:
             return job.function(self.task, dict(job.state), Inbox(job.arrays, job.config), local)
         except LanterneError:
@@ -79,8 +86,8 @@ class Loop:
 
     def run(self, nodes: Sequence[Any], job: Callable[[Any], Job], done: Callable[[Any, Result], None]) -> None:
         """Compute calls that are in an order in which none needs a later one."""
-        ready = _Ready(nodes)
         self.record()
+        ready = self._ready = Ready(nodes)
 
         def work() -> None:
             while (node := ready.take()) is not None:
@@ -95,9 +102,10 @@ class Loop:
         if self.threads == 1 and torch.get_num_threads() == 1:
             work()
         with _quick_turns():
-            workers = [] if ready.done else [self._pool.submit(work) for _ in range(min(self.threads, len(nodes)))]
+            workers = [] if ready.done else [self._pool.submit(work) for _ in range(self.threads)]
             for worker in workers:
                 worker.result()
+        self._ready = None
         if ready.error is not None:
             raise ready.error
 
@@ -106,6 +114,35 @@ class Loop:
         if self.recordings is not None and self.recordings.pending:
             self._pool.submit(self.recordings.record).result()
 
+    def spread(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Apply a function to independent items of one call, with the threads that have nothing else to do.
+
+        Args:
+            function: of one item.
+            items: whose results are wanted, in this order.
+        """
+        results: list[Future[Any]] = [Future() for _ in items]
+        left = deque(zip(results, items, strict=True))
+
+        def help() -> None:
+            while left:
+                try:
+                    result, item = left.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                try:
+                    result.set_result(function(item))
+                except BaseException as error:
+                    result.set_exception(error)
+
+        if self._ready is not None:
+            self._ready.ask(help, self.threads - 1)
+        else:
+            for _ in range(self.threads - 1):
+                self._pool.submit(help)
+        help()  # so it ends whether anybody comes or not
+        return [result.result() for result in results]
+
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """Apply a function to independent items in the pool's threads, results in order."""
         return list(self._pool.map(function, items))
@@ -113,6 +150,28 @@ class Loop:
     def close(self) -> None:
         """Give the threads back."""
         self._pool.shutdown()
+
+
+class Later(Local):
+    """Whose batches are read when a handler first looks at them: one that goes back through a graph never does.
+
+    Args:
+        read: gives the samples and their labels.
+        key: of the call.
+        budget: of the call.
+    """
+
+    def __init__(self, read: Callable[[], tuple[Tensor, Tensor]], key: Tensor, budget: Budget) -> None:
+        self.__dict__.update(key=key, budget=budget, read=read)
+
+    def __getattr__(self, name: str) -> Tensor:
+        """The samples or their labels, which are not there yet."""
+        if name not in ("x", "y"):
+            raise AttributeError(name)
+        x, y = self.__dict__["read"]()
+        self.__dict__.update(x=x, y=y)
+        found: Tensor = self.__dict__[name]
+        return found
 
 
 @contextmanager
@@ -135,56 +194,3 @@ def _quick_turns() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
-
-
-class _Ready:
-    """The calls whose inputs are there, in their order."""
-
-    def __init__(self, nodes: Sequence[Any]) -> None:
-        self.lock = threading.RLock()
-        self._changed = threading.Condition(self.lock)
-        self._after: dict[int, list[Any]] = {}
-        self._waits: dict[int, int] = {}
-        self._ready: list[Any] = []
-        self._left = len(nodes)
-        self.error: BaseException | None = None
-        for node in nodes:
-            needs = node.needs
-            self._waits[id(node)] = len(needs)
-            for need in needs:
-                self._after.setdefault(id(need), []).append(node)
-            if not needs:
-                self._ready.append(node)
-        self._ready.reverse()
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return not self._left or self.error is not None
-
-    def take(self) -> Any:  # noqa: ANN401
-        """The next call; waits for one; None when there are no more."""
-        with self._changed:
-            while not self._ready and self._left and self.error is None:
-                self._changed.wait()
-            if self.error is not None or not self._ready:
-                return None
-            return self._ready.pop()
-
-    def finished(self, node: Any) -> None:  # noqa: ANN401
-        """A call is computed: those that waited for it alone are ready."""
-        self._left -= 1
-        new = False
-        for after in self._after.get(id(node), ()):
-            self._waits[id(after)] -= 1
-            if not self._waits[id(after)]:
-                self._ready.insert(0, after)
-                new = True
-        if new or not self._left:
-            self._changed.notify_all()
-
-    def stop(self, error: BaseException) -> None:
-        """A call failed: begin no other."""
-        with self._changed:
-            self.error = self.error or error
-            self._changed.notify_all()

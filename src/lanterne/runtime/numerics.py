@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from lanterne.protocol import Address, Handler, Output
 from lanterne.rng import fold
 from lanterne.runtime.call import Call
 from lanterne.runtime.job import Executor, Job, Result
-from lanterne.tree import Spec, spec_of
+from lanterne.tree import Spec, fits, spec_of
 
 
 class Numerics:
@@ -117,14 +118,14 @@ class Numerics:
             state=self.states.get(q.to, {}),
             arrays=arrays,
             config=q.config,
-            rows=self.streams.rows(number, q.batches) if kind == "client" else self.streams.rows(0, range(0)),
+            rows=partial(self.streams.rows, *((number, q.batches) if kind == "client" else (0, range(0)))),
             key=fold(self.seed, kind, number, q.batches.start),
             budget=call.budget,
         )
 
     def _done(self, call: Call, result: Result) -> None:
         state, out = result
-        if spec_of(out) != call.spec or ((state or call.state_spec) and spec_of(state) != call.state_spec):
+        if not (fits(out, call.spec) and fits(state, call.state_spec)):
             raise ProtocolError(
                 f"The handler {call.request.handler!r} of {call.request.to} gave {spec_of(out)} and the state "
                 f"{spec_of(state)}, but promised {call.spec} and {call.state_spec} when it was run on shapes. "

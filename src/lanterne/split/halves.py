@@ -109,7 +109,7 @@ class Halves:
         """`w_ci' = w_ci - eta J_i^T g_i`, or what the optimiser makes of that; the half goes up if it is asked for."""
         head = prefix(self.stack, inbox.config["cut"][0])
         w = state["w"]
-        g = task.pullback(head, w[: head.size], local.x[0], inbox["gradient"], state["smashed"])
+        g = task.pullback(head, w[: head.size], lambda: local.x[0], inbox["gradient"], state["smashed"])
         if "tail" in state:
             g = torch.cat([g, state["tail"]])
         w, slots = self.client.step(w, state, g)
