@@ -13,7 +13,7 @@ from algorithms.by_hand import gradient, samples
 from lanterne.algorithms import PSL, LocFedMixSL
 from lanterne.budget import Units
 from lanterne.fleet import Device, Fleet
-from lanterne.learn import Mix, cross_entropy, draw_mix, mixtures, mixup_gradient, soft
+from lanterne.learn import Mix, SoftLoss, cross_entropy, draw_mix, mixtures, mixup_gradient
 from lanterne.models import LayerStack, prefix, suffix
 from lanterne.protocol import Inbox, Local
 from lanterne.rng import fold, generator
@@ -201,18 +201,19 @@ def test_9_lambda_and_the_rest_of_it_with_swapped_partners_are_one_mixture() -> 
     lam = torch.full((1, 1, 4), 0.3, dtype=torch.float64)
     one, other = Mix(torch.tensor([[1]]), rows, lam), Mix(torch.tensor([[1]]), rows.flip(2), 1 - lam)
 
-    assert torch.allclose(mixtures(values, one)[0], mixtures(values[::-1], other)[0], rtol=0, atol=1e-15)
+    assert torch.allclose(mixtures(values, one), mixtures(values[::-1], other), rtol=0, atol=1e-15)
     del problem
 
 
-def test_9_the_loss_of_soft_labels_is_the_mixture_of_losses() -> None:
+@pytest.mark.parametrize("loss", [cross_entropy, lambda output, y: cross_entropy(output, y)], ids=["known", "any"])
+def test_9_the_loss_of_soft_labels_is_the_mixture_of_losses(loss: Any) -> None:
 
     g = torch.Generator().manual_seed(0)
     output = torch.randn(5, 3, dtype=torch.float64, generator=g)
     one, other = torch.randint(3, (2, 5), generator=g)
     lam = torch.rand(5, dtype=torch.float64, generator=g)
     hot = lam[:, None] * nn.functional.one_hot(one, 3) + (1 - lam)[:, None] * nn.functional.one_hot(other, 3)
-    found = soft(cross_entropy)(output, torch.stack([one.double(), other.double(), lam], 1))
+    found = SoftLoss(loss)(output, torch.stack([one.double(), other.double(), lam], 1))
     assert torch.allclose(found, nn.functional.cross_entropy(output, hot), rtol=0, atol=1e-15)
 
 

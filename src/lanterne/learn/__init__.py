@@ -6,7 +6,7 @@ from lanterne.learn.graphs import Graphs
 from lanterne.learn.imitation import imitation_gradient, input_gradient
 from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import NO_LABEL, Loss, cross_entropy, logit_adjusted
-from lanterne.learn.mixup import Choice, Mix, Share, draw_mix, mixtures, mixup_gradient, soft
+from lanterne.learn.mixup import Choice, Mix, Share, SoftLoss, draw_mix, mixtures, mixup_gradient
 from lanterne.learn.moments import Moments, absorb, drawn, no_moments, topped_up
 from lanterne.learn.noise import normal
 from lanterne.learn.optimiser import Optimiser, Slots
@@ -26,6 +26,7 @@ __all__ = [
     "Recordings",
     "Share",
     "Slots",
+    "SoftLoss",
     "Task",
     "Update",
     "absorb",
@@ -48,7 +49,6 @@ __all__ = [
     "normal",
     "polynomial_staleness",
     "sgd_step",
-    "soft",
     "stepwise_sgd",
     "topped_up",
     "truncated_gradient",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn import functional
 
-from lanterne.learn.losses import Loss
+from lanterne.learn.losses import Loss, cross_entropy
 from lanterne.learn.task import Task
 from lanterne.models import ParamView
 
@@ -83,49 +85,67 @@ def draw_mix(
     return Mix(torch.from_numpy(whom), torch.from_numpy(rows), torch.from_numpy(lam).expand(clients, n, batch).clone())
 
 
-def mixtures(values: Sequence[Tensor], mix: Mix) -> list[Tensor]:
-    """`lambda s_i + (1 - lambda) s_j` for each pair, client by client.
+def mixtures(values: Sequence[Tensor], mix: Mix) -> Tensor:
+    """`lambda s_i + (1 - lambda) s_j` for each pair.
 
     Args:
         values: `[batch, ...]` each, the pool.
         mix: who is mixed with whom.
 
     Returns:
-        `A n` tensors, `[batch, ...]` each.
+        `[A, n, batch, ...]`.
 
     Examples:
         >>> mix = Mix(torch.tensor([[1]]), torch.tensor([[[[0, 1], [1, 0]]]]), torch.tensor([[[0.75, 0.75]]]))
-        >>> mixtures([torch.tensor([[4.0], [8.0]]), torch.tensor([[0.0], [2.0]])], mix)
-        [tensor([[3.5000],
-                [6.0000]])]
+        >>> mixtures([torch.tensor([[4.0], [8.0]]), torch.tensor([[0.0], [2.0]])], mix).flatten()
+        tensor([3.5000, 6.0000])
     """
-    pool = torch.stack(list(values))
-    found = []
-    for i, partners in enumerate(mix.partners):
-        for k, j in enumerate(partners):
-            mine, theirs = mix.rows[i, k]
-            lam = mix.share[i, k].to(pool.dtype).reshape(-1, *[1] * (pool.dim() - 2))
-            found.append(lam * pool[i][mine] + (1 - lam) * pool.index_select(0, j[None])[0][theirs])
-    return found
+    mine, theirs = _meeting(torch.stack(list(values)), mix)
+    lam = _as_wide(mix.share.to(mine.dtype), mine)
+    return lam * mine + (1 - lam) * theirs
 
 
-def soft(loss: Loss) -> Loss:
+def _meeting(pool: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
+    """The rows of the clients and those of their partners that meet, each `[A, n, batch, ...]`."""
+    own = torch.arange(len(mix.partners), device=pool.device)[:, None, None]
+    return pool[own, mix.rows[:, :, 0]], pool[mix.partners[:, :, None], mix.rows[:, :, 1]]
+
+
+def _as_wide(share: Tensor, like: Tensor) -> Tensor:
+    """With as many dimensions."""
+    return share.reshape(*share.shape, *[1] * (like.dim() - share.dim()))
+
+
+@dataclass(frozen=True)
+class SoftLoss:
     """A loss on mixed labels, `lambda loss(z, y_i) + (1 - lambda) loss(z, y_j)`, from one on labels.
 
-    For cross-entropy it is that of the mixed one-hot labels, since that is linear in them. The labels are
-    `[batch, 3, ...]`: both classes and lambda; the loss has to be a mean over rows.
+    For cross-entropy it is that of the mixed one-hot labels, since that is linear in them.
 
     Args:
-        loss: of the model's output and the labels.
+        loss: of the model's output and the labels, a mean over rows.
     """
 
-    def mixed(output: Tensor, labels: Tensor) -> Tensor:
-        by_row = vmap(lambda o, y: loss(o[None], y[None]))
+    loss: Loss
+
+    def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
+        """The loss.
+
+        Args:
+            output: `[batch, ...]`.
+            labels: `[batch, 3, ...]`: both labels, and lambda.
+        """
+        by_row = _by_row(self.loss)
         first, second = labels[:, 0].to(torch.int64), labels[:, 1].to(torch.int64)
         lam = labels[:, 2].reshape(len(labels), -1)[:, 0].to(output.dtype)
         return (lam * by_row(output, first) + (1 - lam) * by_row(output, second)).mean()
 
-    return mixed
+
+def _by_row(loss: Loss) -> Loss:
+    """`[batch]`: a loss of each row. Recordings know nothing of a transform, so the usual one goes without."""
+    if loss is cross_entropy:
+        return partial(functional.cross_entropy, reduction="none")
+    return vmap(lambda o, y: loss(o[None], y[None]))
 
 
 def mixup_gradient(
@@ -154,26 +174,15 @@ def mixup_gradient(
         `[view.size]`, of `sum_i weights_i sum_j L~_ij`, and `[pool, batch, ...]`, with respect to the smashed data: who
         does not send the latter on has a mixup that is detached from the clients.
     """
-    partners = mix.partners.shape[1]
     together = mixtures(smashed, mix)
-    classes = torch.stack(list(labels)).to(torch.float64)
-    both = []
-    for i in range(len(weights)):
-        for k in range(partners):
-            mine, theirs = mix.rows[i, k]
-            other = classes.index_select(0, mix.partners[i, k][None])[0][theirs]
-            lam = mix.share[i, k].reshape(-1, *[1] * (other.dim() - 1)).expand_as(other)
-            both.append(torch.stack([classes[i][mine], other, lam.to(other.dtype)], 1))
-    each = [weight for weight in weights for _ in range(partners)]
-    # The labels are of another kind, so what is recorded for the task's own loss does not fit.
-    here = replace(task, loss=soft(task.loss), recordings=None)
-    g, ups = here.gradient_with_inputs(view, w, together, both, each)
-    back = torch.zeros_like(torch.stack(list(smashed)))
-    for pair, (up, weight) in enumerate(zip(ups, each, strict=True)):
-        i, k = divmod(pair, partners)
-        lam = weight * mix.share[i, k].to(up.dtype).reshape(-1, *[1] * (up.dim() - 1))
-        mine, theirs = mix.rows[i, k]
-        back[i].index_add_(0, mine, lam * up)
-        at = mix.partners[i, k].expand_as(theirs)
-        back.index_put_((at, theirs), weight * up - lam * up, accumulate=True)
+    first, second = _meeting(torch.stack(list(labels)).to(torch.float64), mix)
+    classes = torch.stack([first, second, _as_wide(mix.share, first).expand_as(first)], 3)
+    each = [weight for weight in weights for _ in range(mix.partners.shape[1])]
+    pairs = together.flatten(0, 1).unbind(), classes.flatten(0, 1).unbind()
+    g, ups = replace(task, loss=SoftLoss(task.loss)).gradient_with_inputs(view, w, *pairs, each)
+    up = torch.stack([weight * up for weight, up in zip(each, ups, strict=True)]).reshape(together.shape)
+    lam = _as_wide(mix.share.to(up.dtype), up)
+    back, own = torch.zeros_like(torch.stack(list(smashed))), torch.arange(len(weights), device=up.device)
+    back.index_put_((own[:, None, None], mix.rows[:, :, 0]), lam * up, accumulate=True)
+    back.index_put_((mix.partners[:, :, None], mix.rows[:, :, 1]), (1 - lam) * up, accumulate=True)
     return g, back

@@ -83,7 +83,7 @@ class RegularisedClient:
             low, high = self.between
             target = ((target - low) / (high - low)).clamp(0, 1)
         error = functional.mse_loss if self.error == "mse" else functional.binary_cross_entropy
-        here = dataclasses.replace(task.on(self.decoder), loss=error, recordings=None)
+        here = dataclasses.replace(task.on(self.decoder), loss=error)
         g, pull = here.gradient_with_input(full(self.decoder), state["phi"], state["smashed"], target)
         return {**state, "decoder_gradient": g, "pull": pull}, {}
 
