@@ -100,6 +100,40 @@ def test_both_sides_of_a_cut_are_recorded_to_the_bit(word: str, mixed_up: bool) 
         assert torch.equal(plain.pullback(low, low.take(other), x, up), down)
 
 
+def test_a_gradient_comes_back_in_the_order_in_which_the_smashed_data_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which operators run must not depend on whom it comes from."""
+    stack = build("cnn", (3, 16, 16), 3)
+    w, (x, _) = initial_weights(stack, 0), batch((3, 16, 16))
+    low, seen = prefix(stack, 1), []
+    given, backward = recorded_module._interpreted, torch.autograd.grad
+    task = replace(Task(stack, channels_last=True), recordings=Recordings(calls=1), graphs=Graphs())
+    for _ in range(2):
+        with monkeypatch.context() as spy:
+            spy.setattr(recorded_module, "_interpreted", lambda p, *i: seen.append(i[-1].stride()) or given(p, *i))
+            spy.setattr(torch.autograd, "grad", lambda o, i, up: seen.append(up.stride()) or backward(o, i, up))
+            smashed = task.smash(low, low.take(w), x)
+            up = torch.randn(smashed.shape)
+            assert up.stride() != smashed.stride()
+            task.pullback(low, low.take(w), x, up, smashed)
+            assert seen[-1] == smashed.stride()
+        task.recordings.record()
+    assert all(programs(task))
+    assert len(seen) == 3  # back by autograd; forth and back by the recording
+
+
+def test_a_gradient_with_that_of_the_input_is_another_recording() -> None:
+    stack = net(nn.Tanh())
+    w, (x, y) = initial_weights(stack, 0), batch((6,))
+    task = recorded(Task(stack), x, y, w)
+    g, dx = task.gradient_with_input(full(stack), w, x, y)
+    task.recordings.record()
+    again, same = task.gradient_with_input(full(stack), w, x, y)
+    assert torch.equal(g, again)
+    assert torch.equal(dx, same)
+    assert torch.equal(task.gradient(full(stack), w, x, y), g)
+    assert len(programs(task)) == 2
+
+
 def test_a_recorded_pass_at_a_cut_does_not_outlive_what_it_sent() -> None:
     stack = net(nn.ReLU())  # whose backward pass wants its output
     w, (x, y) = initial_weights(stack, 0), batch((6,))
