@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanterne.tree import digest, empty, flatten, leaves, nbytes, spec_of
+from lanterne.tree import digest, empty, fits, flatten, laid_out_as, leaves, nbytes, spec_of
 
 shapes = st.lists(st.lists(st.integers(0, 4), max_size=3).map(tuple), min_size=1, max_size=5)
 
@@ -100,3 +100,21 @@ def test_a_digest_takes_scalars_empty_arrays_and_small_types() -> None:
     }
     assert digest(arrays) == digest({name: array.clone() for name, array in arrays.items()})
     assert digest(arrays) != digest({**arrays, "scalar": torch.tensor(4)})
+
+
+def test_arrays_fit_their_own_spec_and_no_other() -> None:
+    a, b = torch.zeros(2, 3), torch.zeros(4, dtype=torch.int64)
+    tables = [{"a": a, "b": b}, {"b": b, "a": a}, {"a": a}, {}, {"a": a, "c": b}, {"a": a.double(), "b": b}]
+    tables += [{"a": a.t(), "b": b}, {"a": a[0], "b": b}]
+    for one in tables:
+        for other in tables:
+            assert fits(one, spec_of(other)) == (spec_of(one) == spec_of(other))
+            assert fits(one, spec_of(other)) == (one is other)
+
+
+def test_a_layout_is_another_order_of_the_same_numbers() -> None:
+    images, like = torch.randn(2, 3, 4, 5), torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    moved = laid_out_as(images, like)
+    assert torch.equal(moved, images)
+    assert moved.stride() == like.stride() != images.stride()
+    assert laid_out_as(moved, like) is moved
