@@ -213,3 +213,28 @@ def test_an_output_that_does_not_exist_is_an_error_and_no_hang() -> None:
 
     with pytest.raises(ProtocolError, match="nothing"):
         laboratory(script)
+
+
+@pytest.mark.parametrize("how", ["after the last Gather", "with one that was enough"])
+def test_a_reply_that_nobody_heard_in_its_round_is_heard_in_the_next(how: str) -> None:
+    """Time goes on between the last `Gather` and the end of a round; whoever waits for it would wait for ever."""
+    problem, heard = tiny_problem(2), []
+
+    def script(state: Any, cohort: Any) -> Any:
+        if cohort.round == 0:
+            yield Dispatch([Request(0, "echo", {"w": problem.w}), Request(1, "echo", {"w": problem.w})])
+            if how == "with one that was enough":
+                time.sleep(0.2)
+            heard.append([r.request.to for r in (yield Gather(First(1)))])
+            time.sleep(0.2)
+        elif cohort.round == 1:
+            heard.append([r.request.to for r in (yield Gather())])
+        return state
+
+    lab = Lab(script)
+    runtime = InProcess(lab, Loop(problem.task, problem.data.x, problem.data.y), problem.streams)
+    for _ in range(3):
+        runtime.round(lab, problem.w)
+    assert sorted(heard[0] + heard[1]) == [0, 1]
+    assert not runtime._flights
+    runtime.close()

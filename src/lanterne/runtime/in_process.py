@@ -57,6 +57,10 @@ class Flight:
         self.at = math.inf
         self.consumed = self.claimed = self.cancelled = self.begun = False
 
+    def unheard(self, since: float) -> bool:
+        """Whether its reply has come since then, is wanted, and was not given to anybody."""
+        return self.at >= since and not (self.claimed or self.consumed or self.request.silent)
+
     @property
     def usable(self) -> bool:
         """Whether it is settled and brought arrays."""
@@ -148,10 +152,16 @@ class InProcess:
         return time.monotonic() - self.started
 
     def round(self, algorithm: Algorithm[S], state: S) -> S:
-        """One server version; what is still under way stays."""
+        """One server version; what is still under way stays.
+
+        So does a reply that has come in this round and was not heard: real time goes on between the last `Gather` and
+        the end of a round, and whoever waits for that reply would wait for ever. It has the next round to be heard.
+        """
+        begun = self.now
         state = drive(algorithm.round(state, InProcessCohort(self)), self)
         with self._changed:
-            self._flights = {q: f for q, f in self._flights.items() if f.outcome is None and not f.cancelled}
+            kept = {q: f for q, f in self._flights.items() if f.outcome is None or f.unheard(begun)}
+            self._flights = {q: f for q, f in kept.items() if not f.cancelled}
             tails = ((to, _standing(f)) for to, f in self._tail.items())
             self._tail = {to: f for to, f in tails if f is not None and f.outcome is None}
             self.rounds += 1
@@ -267,7 +277,7 @@ class InProcess:
         if g.late == "cancel":
             for f in open_:
                 self._cancel(f)
-        for f in taken:
+        for f in open_ if g.late == "cancel" else taken:
             f.claimed = True
         return [
             Reply(f.request, f.at, f.outcome or "lost", f.value, f.error, f.at - (f.sent - self.started))
