@@ -87,6 +87,10 @@ def test_who_is_active_is_drawn_for_every_batch() -> None:
     problem = tiny_problem()
     heard = Overheard(SGLR(stack=problem.stack, lr=0.3, phi=0.5, local_steps=6))
     simulate(lambda _: heard, problem, uneven_fleet(), 1)
-    active = [q.config["active"] for q in heard.rounds[0].requests if q.handler == "serve_all"]
+    active = [
+        tuple(q.arrays["active"].nonzero().flatten().tolist())
+        for q in heard.rounds[0].requests
+        if q.handler == "serve_all"
+    ]
     assert [len(chosen) for chosen in active] == [3] * 6
     assert len(set(active)) > 1

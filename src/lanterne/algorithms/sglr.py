@@ -19,9 +19,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from lanterne.learn import Optimiser
-from lanterne.protocol import Cohort
+from lanterne.protocol import Cohort, Inbox
 from lanterne.rng import fold, generator
-from lanterne.split import Exchange, OneServer
+from lanterne.split import OneServer
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
@@ -56,20 +56,25 @@ class SGLR(OneServer):
         server = self.halves.server
         return replace(server, lr=server.lr * len(config["shares"]) ** self.alpha)
 
-    def decided(self, arrived: Sequence[Exchange], cohort: Cohort, step: int) -> dict[str, Any]:
-        """Who is active in this batch."""
-        chosen = generator(fold(cohort.key, "active", step)).permutation(len(arrived))[: round(self.phi * len(arrived))]
-        return {"active": tuple(sorted(int(i) for i in chosen))}
+    def drawn(self, rows: Sequence[int], cohort: Cohort, step: int) -> dict[str, Tensor]:
+        """Who is active in this batch, as an array: all batches with as many clients cost the same."""
+        chosen = generator(fold(cohort.key, "active", step)).permutation(len(rows))[: self.active_of(len(rows))]
+        return {"active": torch.zeros(len(rows), dtype=torch.bool).index_fill(0, torch.from_numpy(chosen), True)}
 
-    def sent(self, ups: Sequence[Tensor], config: Mapping[str, Any]) -> Sequence[Tensor]:
+    def active_of(self, clients: int) -> int:
+        """How many of the clients are active."""
+        return round(self.phi * clients)
+
+    def sent(self, ups: Sequence[Tensor], inbox: Inbox) -> Sequence[Tensor]:
         """SplitAvg."""
-        active = config["active"]
-        if not active:
+        n = self.active_of(len(ups))
+        if not n:
             return ups
-        some = torch.stack([ups[i] for i in active])
-        shared = some.sum(0)
+        every = torch.stack(list(ups))
+        active = inbox["active"].reshape(-1, *[1] * (every.dim() - 1))
+        shared = torch.where(active, every, 0).sum(0)
         if self.average == "rows":
             shared = shared.mean(0, keepdim=True).expand_as(shared)
         if self.reduce == "mean":
-            shared = shared / len(active)
-        return [shared if i in active else up for i, up in enumerate(ups)]
+            shared = shared / n
+        return torch.where(active, shared, every).unbind()

@@ -87,7 +87,7 @@ class OneServer(ParallelMethod):
         smashed, labels = ([inbox[f"{name}_{i}"] for i in range(len(shares))] for name in ("smashed", "labels"))
         g, ups = self.all_gradients(task, state["w"], smashed, labels, shares, inbox.config["cuts"])
         w, slots = self.server_optimiser(inbox.config).step(state["w"], state, g)
-        sent = self.sent(self.scaled(ups, shares), inbox.config)
+        sent = self.sent(self.scaled(ups, shares), inbox)
         return {"w": w, **slots}, {f"gradient_{i}": up for i, up in enumerate(sent)}
 
     def scaled(self, ups: Sequence[Tensor], shares: Sequence[float]) -> Sequence[Tensor]:
@@ -139,20 +139,15 @@ class OneServer(ParallelMethod):
         _, up = task.gradient_with_input(view, w[len(w) - view.size :], inbox["smashed_0"], inbox["labels_0"])
         return state, {"gradient_0": self.scaled([up], inbox.config["shares"])[0]}
 
-    def sent(self, ups: Sequence[Tensor], config: Mapping[str, Any]) -> Sequence[Tensor]:
+    def sent(self, ups: Sequence[Tensor], inbox: Inbox) -> Sequence[Tensor]:
         """What the clients are sent, of their gradients: each its own."""
-        del config
+        del inbox
         return ups
 
     def server_optimiser(self, config: Mapping[str, Any]) -> Optimiser:
         """That of the server's half."""
         del config
         return self.halves.server
-
-    def decided(self, arrived: Sequence[Exchange], cohort: Cohort, step: int) -> dict[str, Any]:
-        """What the server decides about a batch before it works on it, besides the weights."""
-        del arrived, cohort, step
-        return {}
 
     def drawn(self, rows: Sequence[int], cohort: Cohort, step: int) -> dict[str, Tensor]:
         """What the server draws for a batch before it works on it.
@@ -265,8 +260,7 @@ class OneServer(ParallelMethod):
         """The server's work on the smashed data that have arrived, with weights that sum to 1 over them."""
         weights = [client_weight(cohort, e.forward.to, self.weights) for e in arrived]
         shares = tuple(weight / sum(weights) for weight in weights)
-        config = {"shares": shares, **self.decided(arrived, cohort, step)}
-        request = self._request("serve_all", [e.forward for e in arrived], config, version)
+        request = self._request("serve_all", [e.forward for e in arrived], {"shares": shares}, version)
         passes = self.passes(rows, request.config["cuts"])
         return replace(request, arrays={**request.arrays, **self.drawn(rows, cohort, step)}, passes=passes)
 
