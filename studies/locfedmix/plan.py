@@ -223,9 +223,8 @@ def _whole(data: str, partition: str, clients: int) -> EpochProblem:
 EXTREMES = (4, 40)
 SMALL = Plan(
     (
-        *(Setting(_mnist(p, n), fleet) for p in PARTITIONS for n in EXTREMES for fleet in (UNIFORM, QUARTER)),
-        *(Setting(_cifar(p, n), UNIFORM) for p in PARTITIONS for n in EXTREMES),
-        *(Setting(_cifar("dirichlet:0.1", n), QUARTER) for n in EXTREMES),
+        *(Setting(make(p, n), UNIFORM) for make in (_mnist, _cifar) for p in PARTITIONS for n in EXTREMES),
+        *(Setting(make("dirichlet:0.1", n), QUARTER) for make in (_mnist, _cifar) for n in EXTREMES),
     ),
     METHODS,
 )
