@@ -66,8 +66,8 @@ def test_small_keeps_methods_seeds_and_extremes() -> None:
 
 
 def test_the_counts_of_small() -> None:
-    assert len(SMALL.settings) == 14
-    assert len(list(SMALL.wanted())) * len(SMALL.seeds) == 14 * 11 * 3
+    assert len(SMALL.settings) == 12
+    assert len(list(SMALL.wanted())) * len(SMALL.seeds) == 12 * 11 * 3
     known = sum(method.known for method in METHODS)
     assert len(study.tuning_cells(SMALL)) == 8 * known * 5
     assert len(list(SMALL_ABLATION.wanted())) * 3 == 2 * 4 * 3
