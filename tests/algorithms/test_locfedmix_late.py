@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from algorithms.by_hand import samples
 from algorithms.test_locfedmix import CLIENTS, DEVICE, EDGE, make, run
 from lanterne.algorithms import LocFedMixSL
 from lanterne.errors import ModelError
@@ -83,6 +84,32 @@ def test_an_average_waits_for_nobody_who_is_at_work() -> None:
     assert "backward" in found
     mine = [r for r in simulator.timeline if r["client"] == CLIENTS - 1]
     assert all(r["start"] == r["sent"] for r in mine if r["handler"] == "hand_in")
+
+
+def test_what_somebody_late_gets_of_a_pooled_loss_is_as_long_as_in_time() -> None:
+    """Its share among all whom the round invites: the same step of SGD as `per_client` with one so much shorter."""
+    problem = tiny_problem(CLIENTS)
+    shares, deadline = samples(problem), {"local_steps": 16, "cut_deadline": 0.12, "late": "serve"}
+    bare: dict[str, Any] = {**deadline, "partners": 0, "average_every": 0, "gamma": 0.0, "server_lr": 1e-30}
+    share = shares[CLIENTS - 1] / sum(shares.values())
+    (pooled, simulator), (scaled, _) = run(1, SLOW, cut_gradient="pooled", **bare), run(1, SLOW, lr=0.1 * share, **bare)
+    assert handlers(simulator, CLIENTS - 1)[:2] == ["forward", "backward"]
+    assert not torch.allclose(pooled[-1], problem.w, atol=1e-4)
+    assert torch.allclose(pooled[-1], scaled[-1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("late", ["drop", "mix"])
+@pytest.mark.parametrize(("rounds", "steps", "every"), [(16, 1, 1), (8, 4, 3)], ids=["every batch", "every third"])
+def test_who_was_late_over_an_average_begins_with_it(late: str, rounds: int, steps: int, every: int) -> None:
+    """Wherever the round ends: its half is of before that average, and nothing of it is worth an average."""
+    _, simulator = run(rounds, SLOW, local_steps=steps, cut_deadline=0.12, late=late, average_every=every, gamma=0.0)
+    averages = sorted(r["start"] for r in simulator.timeline if r["client"] == 0 and r["handler"] == "forward")[::every]
+    mine = sorted((r for r in simulator.timeline if r["client"] == CLIENTS - 1), key=lambda r: r["start"])
+    forwards = [r for r in mine if r["handler"] == "forward"]
+    for before, after in pairwise(forwards):
+        crossed = any(before["start"] < at <= after["start"] for at in averages)
+        assert (after["downloaded"] - after["sent"] > 8 * EDGE / DEVICE.down) is crossed
+    assert len(forwards) > 2
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
@@ -187,6 +214,7 @@ def test_23_bytes_are_those_of_the_closed_form() -> None:
         ({"error": "bce"}, "target = 'unit'"),
         ({"between": (1.0, 0.0)}, "smaller number first"),
         ({"cut": 9}, "Legal cuts"),
+        ({"mix_to_clients": True, "cut_weights": "after"}, "Leave one of the two out"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], says: str) -> None:

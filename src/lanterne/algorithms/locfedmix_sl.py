@@ -48,8 +48,9 @@ class State:
     """The average of the clients with the server's half `[size]`, that of the decoders, and who is where.
 
     Who is in `own` has a half of its own, which is in the next average if `served` names it too; `met` has a decoder.
-    Who is `busy` is still at work on a batch that was given up on; `late` is what came of such: the client, its smashed
-    data, its labels. `alone` counts steps in a row without the server.
+    Who is `busy` is still at work on a batch that was given up on, who is `behind` since before the last average;
+    `late` is what came of such: the client, its smashed data, its labels. `alone` counts steps in a row without the
+    server.
     """
 
     w: SkipValidation[Tensor]
@@ -58,6 +59,7 @@ class State:
     served: tuple[int, ...] = ()
     met: tuple[int, ...] = ()
     busy: tuple[int, ...] = ()
+    behind: tuple[int, ...] = ()
     late: SkipValidation[tuple[LateComer, ...]] = ()
     alone: Mapping[int, int] = Field(default_factory=dict)
     round: int = 0
@@ -94,24 +96,24 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
         yield Dispatch([self.halves.begin(SERVER, suffix(self.stack, self.at).take(state.w))])
         for step in self.steps(state.round):
             if set(clients) <= set(state.busy):
-                state = yield from self._late(state, First(1))
-            state = yield from self._batch(state, [c for c in clients if c not in state.busy], cohort, step)
+                state = yield from self._late(state, clients, cohort, First(1))
+            state = yield from self._batch(state, clients, cohort, step)
         w = state.w
         for reply in usable((yield from exchange([Request(SERVER, "hand_over")]))):
             w = joined(self.stack, self.place, self.client.low.take(w), reply["half"])
-        state = yield from self._late(replace(state, w=w))
+        state = yield from self._late(replace(state, w=w), clients, cohort)
         return replace(state, round=state.round + 1)
 
     def _batch(self, state: State, clients: Sequence[int], cohort: Cohort, step: int) -> Program[State]:
         """Forward, the barrier at the cut, the server's step, backward, and perhaps an average."""
-        begun = {c: self.client.begin(c, step, self._given(state, c)) for c in clients}
+        begun = {c: self.client.begin(c, step, self._given(state, c)) for c in clients if c not in state.busy}
         forwards = {requests[0]: c for c, requests in begun.items()}
         yield Dispatch([request for requests in begun.values() for request in requests])
         settled = (yield Gather(self.until(list(forwards)), list(forwards))) or []
         missed = {f: c for f, c in forwards.items() if f not in {r.request for r in settled}}
         arrived = {forwards[r.request]: r for r in settled if r.usable}
         state = _with_halves(replace(state, busy=_union(state.busy, missed.values())), arrived)
-        state = yield from self._late(state)
+        state = yield from self._late(state, clients, cohort)
         last, backs = self._averages(state.round, step), []
         if arrived:
             served = self.served(list(arrived.values()), state.late, cohort, step)
@@ -140,7 +142,7 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
             given["aux"] = state.decoder
         return given
 
-    def _late(self, state: State, until: First | None = None) -> Program[State]:
+    def _late(self, state: State, clients: Sequence[int], cohort: Cohort, until: First | None = None) -> Program[State]:
         """Take in what has come too late: those clients are free again."""
         if not state.busy:
             return state
@@ -148,12 +150,15 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
             r.request.to: r for r in (yield Gather(until or Deadline(0.0))) or [] if isinstance(r.request.to, int)
         }
         came = {c: r for c, r in replies.items() if r.usable}
-        state = replace(_with_halves(state, came), busy=tuple(c for c in state.busy if c not in replies))
+        busy, behind = (tuple(c for c in some if c not in replies) for some in (state.busy, state.behind))
+        # Whoever is behind and not served has nothing to go on with: it begins with the average, as all others did.
+        own = _union(state.own, [c for c in came if self.late == "serve" or c not in state.behind])
+        state = replace(_with_halves(state, came), own=own, busy=busy, behind=behind)
         if self.late == "mix":
             state = replace(state, late=(*state.late, *((c, r["smashed"], r["labels"]) for c, r in came.items())))
         elif self.late == "serve":
             for reply in came.values():
-                served = self.served_late(reply)
+                served = self.served_late(reply, clients, cohort)
                 yield Dispatch([served, self.client.finish(reply.request, served["gradient"])])
             state = _served(state, came)
         return state
@@ -179,7 +184,8 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
             all_of = ParamView(slice(0, decoder.numel()), (((decoder.numel(),),),))
             heads = [Update(all_of, r["aux_half"] - decoder, k) for r, k in zip(replies, weights, strict=True)]
             decoder = coverage_mean(decoder, heads)
-        return replace(state, w=coverage_mean(state.w, updates), decoder=decoder, own=(), served=())
+        w = coverage_mean(state.w, updates)
+        return replace(state, w=w, decoder=decoder, own=(), served=(), behind=state.busy)
 
     def models(self, state: State, held: Mapping[Address, Mapping[str, Tensor]]) -> Tensor:
         """Each half that is a client's own with the server's, `[clients, size]`; the average where nobody has one.

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from lanterne.errors import ModelError
 from lanterne.learn import Choice, Mix, Share, Task, draw_mix, mixup_gradient
 from lanterne.models import suffix
 from lanterne.protocol import Cohort, Handler, Inbox, Local, Pass, Reply, Request, client_weight
@@ -58,6 +59,15 @@ class MixingMethod(ParallelMethod):
 
     one_cut: ClassVar[str] = "smashed data of different clients are mixed"
 
+    def __post_init__(self) -> None:
+        """Refuse a way for the mixtures' gradient that it cannot take."""
+        super().__post_init__()
+        if self.mix_to_clients and self.cut_weights == "after":
+            raise ModelError(
+                "mix_to_clients sends the gradient that the server has stepped on, but cut_weights = 'after' asks for "
+                "another one, of the clients' own losses. Leave one of the two out."
+            )
+
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """Of the server."""
@@ -94,7 +104,7 @@ class MixingMethod(ParallelMethod):
         del local
         view = suffix(self.stack, self.at)
         _, up = task.gradient_with_input(view, state["w"], inbox["smashed"], inbox["labels"])
-        return state, {"gradient": self._scaled(up, 1.0)}
+        return state, {"gradient": self._scaled(up, inbox.config["share"])}
 
     def _scaled(self, up: Tensor, share: float) -> Tensor:
         return up * {"per_client": 1.0, "pooled": share, "sum": len(up)}[self.cut_gradient]
@@ -140,13 +150,18 @@ class MixingMethod(ParallelMethod):
         config = {"shares": tuple(weight / sum(weights) for weight in weights), "late": len(late)}
         return Request(SERVER, "serve", arrays, config, passes=passes)
 
-    def served_late(self, reply: Reply) -> Request:
+    def served_late(self, reply: Reply, clients: Sequence[int], cohort: Cohort) -> Request:
         """The server's work for one client that came too late.
 
         Args:
             reply: brings its smashed data.
+            clients: whom the round invites; a pooled gradient is weighted by the client's share among all of them.
+            cohort: for weights.
         """
+        client = reply.request.to
+        share = client_weight(cohort, client, self.weights)
+        share /= sum(client_weight(cohort, c, self.weights) for c in {*clients, client})
         arrays = {name: reply[name] for name in ("smashed", "labels")}
         at, n = self.at, len(self.stack)
         passes = [Pass("forward", at, n), Pass("backward", at, n, to_input=True)]
-        return Request(SERVER, "serve_late", arrays, passes=passes)
+        return Request(SERVER, "serve_late", arrays, {"share": share}, passes=passes)
