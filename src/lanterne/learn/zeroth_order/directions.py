@@ -91,8 +91,10 @@ def pieces(kind: Kind, size: int, *, whole: bool) -> Iterator[tuple[int, int]]:
     yield from ((first, min(first + step, size)) for first in range(0, size, step))
 
 
-def drawn(direction: Direction, tensor: int, first: int, last: int, dtype: torch.dtype) -> Tensor:
-    """Some numbers of a direction before they are stretched.
+def drawn(
+    direction: Direction, tensor: int, first: int, last: int, dtype: torch.dtype, by: Tensor | None = None
+) -> Tensor:
+    """Some numbers of a direction before they are stretched, times another number.
 
     Args:
         direction: whose.
@@ -100,6 +102,7 @@ def drawn(direction: Direction, tensor: int, first: int, last: int, dtype: torch
         first: number of the first in its tensor, the beginning of a word.
         last: one past the last.
         dtype: of the parameters.
+        by: what they are multiplied with, 0-d of this type; 1 by default.
 
     Returns:
         `[last - first]`.
@@ -109,8 +112,11 @@ def drawn(direction: Direction, tensor: int, first: int, last: int, dtype: torch
     found = words(stream, first // per_word, -(-last // per_word))
     if direction.kind == "rademacher":
         table = sign_table(dtype, stream.device)
+        # 2,048 products are fewer than those of a piece, and have the same bits.
+        table = table if by is None else table * by
         return table.index_select(0, in_bytes(found)).view(-1)[: last - first]
-    return normal_table(dtype, stream.device).index_select(0, in_halves(found))[: last - first]
+    z = normal_table(dtype, stream.device).index_select(0, in_halves(found))[: last - first]
+    return z if by is None else z * by
 
 
 def scaled(direction: Direction, tensor: int, first: int, last: int, by: Tensor) -> Tensor:
@@ -128,7 +134,7 @@ def scaled(direction: Direction, tensor: int, first: int, last: int, by: Tensor)
     Returns:
         `[last - first]`.
     """
-    return drawn(direction, tensor, first, last, by.dtype) * by
+    return drawn(direction, tensor, first, last, by.dtype, by)
 
 
 def stretched(direction: Direction, by: float | Tensor, dtype: torch.dtype) -> Tensor:

@@ -37,7 +37,7 @@ def coefficients(group: Group, probes: Probes, scalars: Tensor) -> Tensor:
         )
     finite = scalars.isfinite()
     kept = torch.where(finite, scalars, 0.0).to(torch.float64)
-    return kept * (factor(probes.directions, group.dimension) / finite.sum().clamp(min=1))
+    return kept * (factor(probes.directions, group.dimension) / finite.sum().clamp(min=1).to(torch.float64))
 
 
 def slope(group: Group, key: Tensor, scalars: Tensor, probes: Probes, dtype: torch.dtype) -> Tensor:
