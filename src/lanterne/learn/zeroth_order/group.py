@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -112,6 +112,18 @@ class Group:
     def functional(self) -> bool:
         """Whether this runs inside a transform, where nothing may be written in place."""
         return self.segments[0].task.functional
+
+    @cached_property
+    def inside(self) -> Group:
+        """The same group as it runs inside a transform."""
+        if self.functional:
+            return self
+        return Group(
+            [
+                replace(segment, task=replace(segment.task, functional=True, channels_last=False))
+                for segment in self.segments
+            ]
+        )
 
     def numbers(self, device: torch.device) -> list[Tensor]:
         """The numbers of the trained tensors, three vectors of int64."""
