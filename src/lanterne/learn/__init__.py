@@ -8,7 +8,7 @@ from lanterne.learn.layerwise import budgeted_sgd, inputs_at, truncated_gradient
 from lanterne.learn.losses import NO_LABEL, Loss, cross_entropy, logit_adjusted
 from lanterne.learn.mixup import Choice, Mix, Share, SoftLoss, draw_mix, mixtures, mixup_gradient
 from lanterne.learn.moments import Moments, absorb, drawn, no_moments, topped_up
-from lanterne.learn.noise import normal
+from lanterne.learn.noise import derived, normal
 from lanterne.learn.optimiser import Optimiser, Slots
 from lanterne.learn.recorded import Recordings
 from lanterne.learn.stepwise import stepwise_sgd
@@ -34,6 +34,7 @@ __all__ = [
     "coverage_mean",
     "coverage_sum",
     "cross_entropy",
+    "derived",
     "draw_mix",
     "drawn",
     "imitation_gradient",

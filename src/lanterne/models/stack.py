@@ -7,7 +7,8 @@ import math
 import re
 import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,15 @@ from lanterne.models.view import ParamView
 from lanterne.tree import Shape, flatten
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
-_Workplace = tuple[list[nn.Module], list[list[tuple[dict[str, Tensor], str]]]]
+_Workplace = tuple[list[nn.Module], list[list[tuple[dict[str, Any], str]]]]
+
+
+class _MadeWhenAsked(dict[str, Any]):
+    """A module's parameters, where a function stands for a tensor that it makes."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        value = super().__getitem__(name)
+        return value() if callable(value) else value
 
 
 class LayerStack:
@@ -167,7 +176,8 @@ class LayerStack:
         """Run the blocks `first .. last-1`.
 
         Args:
-            leaves: the tensors of those blocks, in order.
+            leaves: the tensors of those blocks, in order. Of a sequence that is no list or tuple each is asked for when
+                its layer runs, and not kept: it may make them.
             x: `[batch, ...]`, the input of block `first`.
             first: the first block.
             last: one past the last block; all by default.
@@ -177,13 +187,14 @@ class LayerStack:
         Returns:
             `[batch, ...]`, the output of block `last - 1`.
         """
-        net, slots = self._workplace
+        at_hand = isinstance(leaves, list | tuple)
+        net, slots = self._workplace(at_hand)
         k = 0
         if channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         for b in range(first, len(self) if last is None else last):
             for table, name in slots[b]:
-                table[name] = leaves[k]
+                table[name] = leaves[k] if at_hand else partial(leaves.__getitem__, k)
                 k += 1
             for i in self.groups[b]:
                 x = net[i](x)
@@ -192,19 +203,22 @@ class LayerStack:
                     x = x.contiguous(memory_format=torch.channels_last)
         return x
 
-    @property
-    def _workplace(self) -> _Workplace:
+    def _workplace(self, at_hand: bool) -> _Workplace:
         """This thread's copy of the modules, and where their parameters are written; slots hold views, not copies."""
-        found: _Workplace | None = getattr(self._thread, "workplace", None)
+        name = "workplace" if at_hand else "workshop"
+        found: _Workplace | None = getattr(self._thread, name, None)
         if found is None:
             net = copy.deepcopy(self._skeleton)
-            slots: list[list[tuple[dict[str, Tensor], str]]] = []
+            if not at_hand:
+                for module in net.modules():
+                    module.__dict__["_parameters"] = _MadeWhenAsked(module._parameters)
+            slots: list[list[tuple[dict[str, Any], str]]] = []
             for names in self.parameters:
                 slots.append([])
-                for name in names:
-                    path, _, leaf = name.rpartition(".")
-                    slots[-1].append((net.get_submodule(path)._parameters, leaf))  # type: ignore[arg-type]
-            found = self._thread.workplace = (list(net), slots)
+                for path, _, leaf in (name.rpartition(".") for name in names):
+                    slots[-1].append((net.get_submodule(path)._parameters, leaf))
+            found = list(net), slots
+            setattr(self._thread, name, found)
         return found
 
     @property
