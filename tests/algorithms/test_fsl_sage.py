@@ -15,15 +15,13 @@ from algorithms.by_hand import samples
 from lanterne.algorithms import CSEFSL, FSLSAGE, SplitFedV1
 from lanterne.algorithms.fsl_sage import State
 from lanterne.budget import Units
-from lanterne.experiment.checkpoint import decode, encode, state_classes
 from lanterne.fleet import Device, Fleet, Server
 from lanterne.models import full, suffix
 from lanterne.protocol import Inbox, Local
-from lanterne.runtime import Loop, Simulator, restore, snapshot
+from lanterne.runtime import Loop, Simulator
 from lanterne.testing import Problem, simulate, tiny_problem, uneven_fleet
 from lanterne.testing.conformance import Audit
 from lanterne.testing.problems import tiny_mlp
-from lanterne.tree import digest
 
 EDGE = tiny_mlp().edges[1]
 CLIENTS, LR, STEPS, ROUNDS = 4, 0.3, 3, 5
@@ -350,29 +348,6 @@ def fresh(algorithm: FSLSAGE, problem: Problem, fleet: Fleet | None = None) -> S
     executor = Loop(problem.task, problem.data.x, problem.data.y)
     fleet = fleet or Fleet([DEVICE] * CLIENTS)
     return Simulator(algorithm, fleet, executor, problem.streams, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_24_a_checkpoint_holds_buffers_heads_and_who_was_aligned(after: int) -> None:
-    """Before an alignment, and between two; clients are lost now and then."""
-    problem = tiny_problem(CLIENTS)
-    fleet = Fleet([replace(DEVICE, dropout=0.05)] * CLIENTS, seed=3)
-    algorithm = make(optimiser="adam", lr=0.01)(problem.stack)
-    simulator, state = fresh(algorithm, problem, fleet), algorithm.init(problem.w)
-    for round in range(6):
-        state = simulator.round(algorithm, state)
-        if round + 1 == after:
-            kept = encode([state, snapshot(simulator)])
-            resumed, snap = decode(*kept, state_classes(state))
-    other = fresh(algorithm, problem, fleet)
-    restore(other, snap)
-    for _ in range(6 - after):
-        resumed = other.round(algorithm, resumed)
-    assert digest({"w": resumed.w}) == digest({"w": state.w})
-    assert (resumed.rows, resumed.aligned) == (state.rows, state.aligned)
-    assert other.now == simulator.now
-    for to, held in simulator.numerics.states.items():
-        assert digest(dict(held)) == digest(dict(other.numerics.states[to]))
 
 
 def test_an_alignment_brings_the_gradients_nearer() -> None:

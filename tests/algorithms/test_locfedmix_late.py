@@ -141,6 +141,24 @@ def test_late_smashed_data_are_partners_once() -> None:
     assert max(seen) == 1
 
 
+def test_nobody_is_mixed_with_what_it_sent_late_itself() -> None:
+    """A client whose first batch came late, when the round was at its end, and whose second comes in time."""
+    problem, seen = tiny_problem(CLIENTS), []
+
+    class Watched(LocFedMixSL):
+        def serve(self, task: Any, state: Any, inbox: Any, local: Any) -> Any:
+            if inbox["smashed_0"].device.type != "meta":
+                seen.append((len(inbox.config["shares"]), inbox.config["late"]))
+            return super().serve(task, state, inbox, local)
+
+    # The first batch has to fetch the half as well.
+    options: dict[str, Any] = {"cut_deadline": 0.15, "late": "mix", "alone": 0, "average_every": 0, "gamma": 0.0}
+    simulate(lambda s: Watched(stack=s, lr=0.1, **options), problem, Fleet(SLOW), 3)
+    assert seen[0] == (CLIENTS - 1, 0)
+    assert (CLIENTS, 0) in seen
+    assert (CLIENTS, 1) not in seen
+
+
 def test_who_is_served_late_takes_no_steps_alone() -> None:
     _, simulator = run(2, SLOW, local_steps=16, cut_deadline=0.12, late="serve", average_every=0)
     found = handlers(simulator, CLIENTS - 1)

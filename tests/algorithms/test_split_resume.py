@@ -14,7 +14,7 @@ from lanterne.runtime import Loop, Simulator, restore, snapshot
 from lanterne.split import SplitMethod
 from lanterne.testing import STORMS, tiny_problem, uneven_fleet
 from lanterne.tree import digest
-from testing.test_conformance import VARIANTS
+from testing.variants import VARIANTS
 
 SPLIT = {name for name, kind in ALGORITHMS.items() if issubclass(kind, SplitMethod)}
 CASES = [variant for variant in VARIANTS if variant.split(",")[0] in SPLIT]

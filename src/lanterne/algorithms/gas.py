@@ -1,7 +1,6 @@
 """GAS: nobody waits; the server steps on a buffer of smashed data, topped up with rows of labels that it lacks.
 
 Yang, Liu, "GAS: Generative Activation-Aided Asynchronous Split Federated Learning", AAAI 2025, arXiv 2409.01251.
-
 A round here is one version `t` of the clients' half. From client k, on whose side it is batch e of E:
 
     A_k = f_c(x; w_ck);   G_k = d loss(f_s(A_k; w_s) + log P_k, y) / dA_k;   w_ck' = w_ck - eta J_k^T G_k
@@ -105,7 +104,6 @@ class GAS(SplitMethod):
     growth: Annotated[float, Field(gt=0, allow_inf_nan=False, description="a of s(n)")] = 2.0
     logit_adjustment: Annotated[bool, Field(description="add log P_k to the logits that G_k is taken of")] = True
     decay: Annotated[bool, Field(description="divide both step sizes by sqrt(t), the version counted from 1")] = False
-
     one_cut: ClassVar[str] = "one buffer takes the smashed data of all clients"
 
     def __post_init__(self) -> None:

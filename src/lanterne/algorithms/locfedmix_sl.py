@@ -116,7 +116,9 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
         state = yield from self._late(state, clients, cohort)
         last, backs = self._averages(state.round, step), []
         if arrived:
-            served = self.served(list(arrived.values()), state.late, cohort, step)
+            # Nobody is its own partner, late or not.
+            late = [one for one in state.late if one[0] not in arrived]
+            served = self.served(list(arrived.values()), late, cohort, step)
             backs = [
                 self.client.finish(r.request, served[f"gradient_{i}"], last=last)
                 for i, r in enumerate(arrived.values())
