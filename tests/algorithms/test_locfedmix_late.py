@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -207,6 +208,25 @@ def test_decoders_stay_at_home_if_they_are_told_to() -> None:
     assert "aux_up" not in books
 
 
+@pytest.mark.parametrize("name", ["alpha", "mix_weight", "gamma"])
+def test_numbers_are_finite(name: str) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        make(tiny_mlp(), **{name: math.inf})
+
+
+def test_the_timeline_says_of_which_version_a_gradient_is() -> None:
+    """Each of the server's steps is one more; who is served late gets what there is then."""
+    _, simulator = run(2, SLOW, local_steps=16, cut_deadline=0.12, late="serve", average_every=0, gamma=0.0)
+    served = [r["version"] for r in simulator.timeline if r["handler"] == "serve"]
+    assert served == list(range(len(served)))
+    late = [r for r in simulator.timeline if r["handler"] == "serve_late"]
+    assert late
+    for r in late:
+        before = [q["version"] for q in simulator.timeline if q["handler"] == "serve" and q["sent"] <= r["sent"]]
+        assert max(before) <= r["version"] <= max(before) + 1
+    assert {r["version"] for r in simulator.timeline if r["handler"] == "backward"} <= {*served, len(served)}
+
+
 def test_23_bytes_are_those_of_the_closed_form() -> None:
     problem = tiny_problem(CLIENTS)
     _, simulator = run(2, problem=problem, local_steps=2)
@@ -232,6 +252,7 @@ def test_23_bytes_are_those_of_the_closed_form() -> None:
         ({"decoder": "decoder:output=sigmoid"}, "output=sigmoid"),
         ({"error": "bce"}, "target = 'unit'"),
         ({"between": (1.0, 0.0)}, "smaller number first"),
+        ({"between": (0.0, math.inf)}, "finite"),
         ({"cut": 9}, "Legal cuts"),
         ({"mix_to_clients": True, "cut_weights": "after"}, "Leave one of the two out"),
     ],

@@ -50,7 +50,7 @@ class State:
     Who is in `own` has a half of its own, which is in the next average if `served` names it too; `met` has a decoder.
     Who is `busy` is still at work on a batch that was given up on, who is `behind` since before the last average;
     `late` is what came of such: the client, its smashed data, its labels. `alone` counts steps in a row without the
-    server.
+    server, `version` the server's.
     """
 
     w: SkipValidation[Tensor]
@@ -61,6 +61,7 @@ class State:
     busy: tuple[int, ...] = ()
     behind: tuple[int, ...] = ()
     late: SkipValidation[tuple[LateComer, ...]] = ()
+    version: int = 0
     alone: Mapping[int, int] = Field(default_factory=dict)
     round: int = 0
 
@@ -118,13 +119,11 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
         if arrived:
             # Nobody is its own partner, late or not.
             late = [one for one in state.late if one[0] not in arrived]
-            served = self.served(list(arrived.values()), late, cohort, step)
-            backs = [
-                self.client.finish(r.request, served[f"gradient_{i}"], last=last)
-                for i, r in enumerate(arrived.values())
-            ]
+            served = replace(self.served(list(arrived.values()), late, cohort, step), note=state.version)
+            downs = {r.request: served[f"gradient_{i}"] for i, r in enumerate(arrived.values())}
+            backs = [replace(self.client.finish(f, g, last=last), note=state.version) for f, g in downs.items()]
             yield Dispatch([served, *backs])
-            state = replace(_served(state, arrived), late=())
+            state = replace(_served(state, arrived), late=(), version=state.version + 1)
         if self.late != "serve" and self.gamma:
             alone = {c: f for f, c in missed.items() if state.alone.get(c, 0) < self.alone}
             yield Dispatch([self.client.finish(f, None) for f in alone.values()])
@@ -160,8 +159,9 @@ class LocFedMixSL(MixingMethod, RegularisedMethod):
             state = replace(state, late=(*state.late, *((c, r["smashed"], r["labels"]) for c, r in came.items())))
         elif self.late == "serve":
             for reply in came.values():
-                served = self.served_late(reply, clients, cohort)
-                yield Dispatch([served, self.client.finish(reply.request, served["gradient"])])
+                served = replace(self.served_late(reply, clients, cohort), note=state.version)
+                back = self.client.finish(reply.request, served["gradient"])
+                yield Dispatch([served, replace(back, note=state.version)])
             state = _served(state, came)
         return state
 

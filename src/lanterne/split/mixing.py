@@ -33,12 +33,16 @@ class MixingMethod(ParallelMethod):
     """What the server does whose one half learns from mixtures as well, and the options of that."""
 
     partners: Annotated[int, Field(ge=0, description="n_s, mixtures per client; fewer where fewer are there")] = 1
-    alpha: Annotated[float, Field(gt=0, description="of Beta(alpha, alpha), from which lambda is drawn")] = 1.0
+    alpha: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="of Beta(alpha, alpha), from which lambda is drawn")
+    ] = 1.0
     share: Annotated[Share, Field(description="lambda for each pair, each sample, or constantly 0.5")] = "pair"
     choice: Annotated[
         Choice, Field(description="partners at random, those next in turn, or with replacement and oneself among them")
     ] = "random"
-    mix_weight: Annotated[float, Field(gt=0, description="mu, of the mixtures beside the clients' own losses")] = 1.0
+    mix_weight: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="mu, of the mixtures beside the clients' own losses")
+    ] = 1.0
     mix_reduce: Annotated[Literal["mean", "sum"], Field(description="over a client's mixtures")] = "mean"
     mix_loss: Annotated[
         Literal["added", "convex"], Field(description="L + mu L~, or that divided by the sum of its weights")

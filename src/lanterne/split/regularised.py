@@ -11,6 +11,7 @@ split server: it would invert the smashed data.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -177,7 +178,9 @@ class RegularisedClient:
 class RegularisedMethod(SplitMethod):
     """The options of clients with a decoder, and what follows from them."""
 
-    gamma: Annotated[float, Field(ge=0, description="of the reconstruction in a client's gradient; 0 has none")] = 1.0
+    gamma: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="of the reconstruction in a client's gradient; 0 has none")
+    ] = 1.0
     decoder: Annotated[str, Field(description="h, with options: 'decoder:widen=2', 'decoder:output=sigmoid'")] = (
         "decoder"
     )
@@ -211,8 +214,8 @@ class RegularisedMethod(SplitMethod):
                 )
         if self.error == "bce" and self.target != "unit":
             raise ModelError("Binary cross-entropy takes a target in 0 ... 1. Write target = 'unit', or error = 'mse'.")
-        if not self.between[0] < self.between[1]:
-            raise ModelError(f"'between' is {self.between}: write the smaller number first.")
+        if not -math.inf < self.between[0] < self.between[1] < math.inf:
+            raise ModelError(f"'between' is {self.between}: write two finite numbers, the smaller number first.")
 
     @cached_property
     def networks(self) -> dict[str, LayerStack]:
