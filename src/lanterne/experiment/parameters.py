@@ -86,7 +86,7 @@ def check_algorithm(label: str, name: str, given: Mapping[str, Any]) -> None:
     if name not in ALGORITHMS:
         hint = nearest(name, ALGORITHMS)
         if label == name and hint.startswith("Choose"):
-            hint += ' For a label of your own, name its algorithm: algorithm = "salf".'
+            hint = '`lanterne list` shows them. For a label of your own, name its algorithm: algorithm = "salf".'
         raise ConfigError(f"algorithms.{bare(label)}: there is no algorithm called {shown(name)}. {hint}")
     known = parameters_of(ALGORITHMS[name])
     for key, value in given.items():
