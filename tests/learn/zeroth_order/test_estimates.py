@@ -168,7 +168,8 @@ def test_transforms_equal_the_loop(kind: Any, difference: Any) -> None:
     """Several clients under vmap, and their probes in another, do what one does after the other."""
     stack, (x, y) = mlp(), batch()
     probes, adam = Probes(kind, difference, 3, 1e-2), Optimiser("adam", lr=0.01)
-    loop, stacked = group_of(Task(stack), full(stack)), group_of(Task(stack, functional=True), full(stack))
+    view, mask = full(stack), [False, True, True, False, True, False]
+    loop, stacked = (group_of(Task(stack, functional=inside), view, mask) for inside in (False, True))
     keys, w = derived(key(7), torch.arange(4)), numbers(4, stack.size)
 
     def step(group: Group, k: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:

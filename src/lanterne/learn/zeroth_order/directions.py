@@ -26,6 +26,8 @@ Kind = Literal["gaussian", "sphere", "unit-sphere", "rademacher"]
 
 #: Words in a piece: what is drawn of a direction at once stays in a core's cache.
 PIECE = {"rademacher": 1 << 11, "normal": 1 << 14}
+#: A piece is so many times larger on other devices, which want much to do at a time.
+ELSEWHERE = 256
 
 
 class Direction(NamedTuple):
@@ -73,21 +75,23 @@ def direction(group: Group, kind: Kind, key: Tensor, probe: int | Tensor, dtype:
         return found
     square = torch.zeros((), dtype=torch.float64, device=key.device)
     for i, held in enumerate(group.trained):
-        for first, last in pieces(kind, held.size, whole=group.functional):
+        for first, last in pieces(kind, held.size, key.device, whole=group.functional):
             square = square + drawn(found, i, first, last, dtype).to(torch.float64).square().sum()
     radius = math.sqrt(group.dimension) if kind == "sphere" else 1.0
     return found._replace(stretch=radius / square.sqrt())
 
 
-def pieces(kind: Kind, size: int, *, whole: bool) -> Iterator[tuple[int, int]]:
+def pieces(kind: Kind, size: int, device: torch.device, *, whole: bool) -> Iterator[tuple[int, int]]:
     """First and one past the last of the numbers that are drawn at once.
 
     Args:
         kind: of the direction.
         size: how many numbers the tensor has.
+        device: where they are drawn.
         whole: all of them at once, as inside a transform.
     """
-    step = size if whole else PIECE["rademacher"] * 64 if kind == "rademacher" else PIECE["normal"] * 4
+    step = PIECE["rademacher"] * 64 if kind == "rademacher" else PIECE["normal"] * 4
+    step = size if whole else step if device.type == "cpu" else step * ELSEWHERE
     yield from ((first, min(first + step, size)) for first in range(0, size, step))
 
 

@@ -140,6 +140,7 @@ def estimate(
     together = probes.count >= TOGETHER_PROBES and group.size <= TOGETHER_SIZE
     if together:
         group = group.inside
+    key = key.to(w.device)  # an executor makes keys on the CPU
     central, mu = probes.difference == "central", probes.radius
     task = group.segments[-1].task
     with torch.inference_mode():

@@ -65,7 +65,7 @@ def moved(base: Tensor, direction: Direction, tensor: int, by: Tensor, *, whole:
     if whole or base.is_meta:
         return base + scaled(direction, tensor, 0, len(base), by)
     out = torch.empty_like(base)
-    for first, last in pieces(direction.kind, len(base), whole=False):
+    for first, last in pieces(direction.kind, len(base), base.device, whole=False):
         torch.add(base[first:last], scaled(direction, tensor, first, last, by), out=out[first:last])
     return out
 
@@ -82,6 +82,6 @@ def moved_(group: Group, w: Tensor, direction: Direction, shift: float) -> Tenso
     by = stretched(direction, shift, w.dtype)
     for i, held in enumerate(group.trained):
         part = w[held.first : held.first + held.size]
-        for first, last in pieces(direction.kind, held.size, whole=False):
+        for first, last in pieces(direction.kind, held.size, w.device, whole=False):
             part[first:last] += scaled(direction, i, first, last, by)
     return w

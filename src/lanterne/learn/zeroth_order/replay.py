@@ -97,14 +97,14 @@ def replay(
         >>> w.abs().unique()
         tensor([0.0500])
     """
-    by = coefficients(group, probes, scalars)
+    key, by = key.to(w.device), coefficients(group, probes, scalars)
     whole = group.functional or w.is_meta
     found = [direction(group, probes.directions, key, p, w.dtype) for p in range(probes.count)]
     factors = [stretched(u, by[p], w.dtype) for p, u in enumerate(found)]
     remembered = {name: value for name, value in (slots or {}).items() if name in optimiser.slots}
     steps = _Steps(w, remembered, optimiser, consume=consume, whole=whole)
     for i, held in enumerate(group.trained):
-        for first, last in pieces(probes.directions, held.size, whole=whole):
+        for first, last in pieces(probes.directions, held.size, w.device, whole=whole):
             g = _sum(found, factors, i, first, last)
             steps.take(held.first + first, held.first + last, g)
     return steps.done()
