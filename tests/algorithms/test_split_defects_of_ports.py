@@ -170,7 +170,7 @@ def check_stream(algorithm: Any) -> None:
     _, seen, _ = watch(algorithm, 3)
     streams = tiny_problem(CLIENTS).streams
     for client in range(CLIENTS):
-        read = [s.job.rows for s in seen if s.job.to == client and s.job.handler in ("forward", "local")]
+        read = [s.job.rows() for s in seen if s.job.to == client and s.job.handler in ("forward", "local")]
         assert len(read) == 3 * STEPS
         for step, rows in enumerate(read):
             assert (rows == streams.rows(client, range(step, step + 1))).all()
