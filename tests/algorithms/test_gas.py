@@ -343,3 +343,30 @@ def test_what_cannot_be_done_is_said() -> None:
     assert GAS(stack=wide, covariance="full", generated=0).networks == {}
     with pytest.raises(ModelError, match="2x4x4 numbers for a sample, not one per class"):
         GAS(stack=images)
+
+
+@pytest.mark.parametrize("slower", [2, 5, 50])
+def test_19_one_slow_client_costs_the_throughput_at_most_its_share(slower: int) -> None:
+    """In the same time the others upload as often as without it; where all wait for all, everybody is as slow as it."""
+    device = Device(flops=2e4, down=5e4, up=3e4, latency=0.002)
+
+    def uploads(make: Any, flops: float) -> list[int]:
+        fleet = Fleet([replace(device, flops=flops), device, device, device])
+        _, simulator = simulate(make, tiny_problem(4), fleet, 30)
+        there = [r["client"] for r in simulator.timeline if r["handler"] == "forward" and r["arrived"] <= 1.4]
+        assert simulator.now > 1.4
+        return [there.count(client) for client in range(4)]
+
+    def gas(stack: Any) -> GAS:
+        return GAS(stack=stack, lr=0.1, local_steps=2, activation_buffer=3, model_buffer=2, generated=0)
+
+    def psl(stack: Any) -> PSL:
+        return PSL(stack=stack, lr=0.1, local_steps=2)
+
+    before, after = uploads(gas, device.flops), uploads(gas, device.flops / slower)
+    assert before[1:] == after[1:]
+    assert before[0] / slower - 1 <= after[0] < before[0]
+    assert sum(after) >= 0.75 * sum(before)
+    waiting = uploads(psl, device.flops / slower)
+    assert max(waiting) - min(waiting) <= 1  # the slow one's last may be under way
+    assert slower < 5 or sum(waiting) < 0.75 * sum(uploads(psl, device.flops))
